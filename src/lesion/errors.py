@@ -1,0 +1,77 @@
+"""Every exception of the package, each saying four things: asked, found, rule, remedy.
+
+    LesionError
+    ├── InvalidChoice (ValueError)          a fraction, site, selection, … that means nothing
+    ├── UnknownLayer (IndexError)           a block or neuron that the model does not have
+    ├── PromptError (ValueError)            empty, or longer than the model's context
+    ├── TargetError (ValueError)            not one token, or not the one that was meant
+    ├── ModelError
+    │   ├── UnknownFamily (LookupError)     nobody has said where this architecture keeps its MLP
+    │   ├── UnsafeWeights (ValueError)      a checkpoint without safetensors
+    │   └── ModelNotFound (OSError)         neither a folder, nor in the cache, nor reachable
+    ├── LesionNotApplied (RuntimeError)     the model ran, but the lesion left no trace in it
+    └── RunError
+        ├── RunExists (FileExistsError)     something stands where the run is to be written
+        └── RunNotFound (FileNotFoundError) no run where one is to be read
+
+The command prints any of them without a traceback and exits with 2.
+"""
+
+
+class LesionError(Exception):
+    """Base of every error that a caller can mend; its text is `asked: found. rule. remedy.`"""
+
+    def __init__(self, asked: str, found: str, rule: str, remedy: str) -> None:
+        self.asked, self.found, self.rule, self.remedy = asked, found, rule, remedy
+        super().__init__(asked, found, rule, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.asked}: {self.found}. {self.rule}. {self.remedy}."
+
+
+class InvalidChoice(LesionError, ValueError):
+    """A word or number that is outside what the choice allows."""
+
+
+class UnknownLayer(LesionError, IndexError):
+    """A block, or a neuron of a block, that the model does not have."""
+
+
+class PromptError(LesionError, ValueError):
+    """A prompt that cannot be run: empty, or longer than the context."""
+
+
+class TargetError(LesionError, ValueError):
+    """A target or foil that is not one unmistakable token."""
+
+
+class ModelError(LesionError):
+    """A model that cannot be loaded, or not safely."""
+
+
+class UnknownFamily(ModelError, LookupError):
+    """An architecture without an entry in `lesion.models.families`."""
+
+
+class UnsafeWeights(ModelError, ValueError):
+    """A checkpoint whose weights are not stored as safetensors."""
+
+
+class ModelNotFound(ModelError, OSError):
+    """A name that is neither a folder here, nor in the cache, nor reachable."""
+
+
+class LesionNotApplied(LesionError, RuntimeError):
+    """The forward pass ended without the lesion having changed anything."""
+
+
+class RunError(LesionError):
+    """A run that cannot be read or written."""
+
+
+class RunExists(RunError, FileExistsError):
+    """Something already stands where a run is to be written."""
+
+
+class RunNotFound(RunError, FileNotFoundError):
+    """No run stands where one is to be read."""

@@ -1,0 +1,1 @@
+"""Experiments: they plan lesions and turn what an engine measured into rows."""

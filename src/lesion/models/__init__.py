@@ -1,0 +1,1 @@
+"""Language models: how they are found and loaded, and where they keep their neurons."""

@@ -1,0 +1,153 @@
+"""A causal language model whose MLP neurons can be reached: `LanguageModel` and its `Block`s."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from lesion.axes import Site
+from lesion.errors import UnknownLayer
+from lesion.models.families import Family, family_of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+    """One transformer block and the modules of its MLP, as `Family` names them."""
+
+    module: nn.Module
+    pre: nn.Module
+    activation: nn.Module
+    up: nn.Module | None
+    down: nn.Module
+
+    @property
+    def neurons(self) -> int:
+        """Size of the vector at the sites `pre` and `post`."""
+        return int(self.down.weight.shape[0 if isinstance(self.down, Conv1D) else 1])
+
+    @property
+    def width(self) -> int:
+        """Size of the vector at the site `out`: d_model."""
+        return int(self.down.weight.shape[1 if isinstance(self.down, Conv1D) else 0])
+
+    def size(self, site: Site) -> int:
+        """Size of the vector at a site."""
+        return self.width if site == "out" else self.neurons
+
+    def post_of(
+        self, pre: Float[Tensor, "row neuron"], mlp_input: Float[Tensor, "row width"]
+    ) -> Float[Tensor, "row neuron"]:
+        """What the down projection would get for these values at `pre`."""
+        post = self.activation(pre)
+        return post if self.up is None else post * self.up(mlp_input)
+
+    def output_norms(self) -> Float[Tensor, " neuron"]:
+        """Euclidean norm of each neuron's output weights, in the weights' dtype."""
+        # Conv1D keeps (input, output), Linear (output, input).
+        axis = 1 if isinstance(self.down, Conv1D) else 0
+        return torch.linalg.vector_norm(self.down.weight.detach(), dim=axis)
+
+
+class LanguageModel:
+    """An unmodified Hugging Face causal model, its tokenizer, and the blocks of its MLPs.
+
+    `source` says in words where the weights came from, `revision` is the commit on the Hub if there
+    is one.
+
+    Raises:
+        UnknownFamily: nobody has said where this architecture keeps its MLP.
+    """
+
+    def __init__(
+        self,
+        hf_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        source: str,
+        revision: str | None = None,
+    ) -> None:
+        self.hf_model = hf_model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.source = source
+        self.revision = revision
+        self.family = family_of(hf_model.config.model_type, name)
+        self.blocks = _blocks(hf_model, self.family)
+        # Hooks on a module are seen by every thread that runs it: one engine call at a time.
+        self.lock = threading.RLock()
+
+    @property
+    def config(self) -> Any:
+        """The model's Hugging Face configuration."""
+        return self.hf_model.config
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens that a prompt may have, or None where the architecture sets no limit."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids are to be put."""
+        return self.hf_model.device
+
+    @property
+    def dtype(self) -> str:
+        """Name of the weights' dtype, for example `float32`."""
+        return str(self.hf_model.dtype).removeprefix("torch.")
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode (no dropout); each module's own mode is restored afterwards."""
+        modes = [(module, module.training) for module in self.hf_model.modules()]
+        self.hf_model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def check_layers(self, layers: tuple[int, ...]) -> None:
+        """Refuse blocks that the model does not have.
+
+        Raises:
+            UnknownLayer: naming the first of them and the model's blocks.
+        """
+        unknown = [layer for layer in layers if not 0 <= layer < len(self.blocks)]
+        if unknown:
+            raise UnknownLayer(
+                f"layer {unknown[0]}",
+                f"{self.name} has {len(self.blocks)} blocks",
+                f"Its layers are numbered from 0 to {len(self.blocks) - 1}",
+                "Pass layers in that range",
+            )
+
+    def __repr__(self) -> str:
+        neurons = " / ".join(str(n) for n in sorted({block.neurons for block in self.blocks}))
+        return (
+            f"LanguageModel({self.name!r}: {self.family.name}, {len(self.blocks)} blocks × "
+            f"{neurons} neurons, {self.dtype} on {self.device})"
+        )
+
+
+def _blocks(hf_model: PreTrainedModel, family: Family) -> tuple[Block, ...]:
+    modules = hf_model.get_submodule(family.blocks)
+    assert isinstance(modules, nn.ModuleList), f"{family.blocks} is no list of blocks"
+    return tuple(
+        Block(
+            module=module,
+            pre=module.get_submodule(family.pre),
+            activation=module.get_submodule(family.activation),
+            up=module.get_submodule(family.up) if family.up else None,
+            down=module.get_submodule(family.down),
+        )
+        for module in modules
+    )

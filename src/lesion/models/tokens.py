@@ -1,0 +1,190 @@
+"""From texts to token ids: prompts, targets and foils, and what cannot be one.
+
+Prompts are tokenized with the tokenizer's own special tokens, targets and foils without. A target is
+one token, and not one that a leading space would turn into another: "night" and " night" are two
+tokens of GPT-2, and after "It was a dark and stormy" only the second is a word.
+"""
+
+import dataclasses
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lesion.errors import PromptError, TargetError
+from lesion.models.language_model import LanguageModel
+from lesion.prompts import Prompt
+
+LIKELY_TOKENS = 5
+
+
+def tokenize_prompt(model: LanguageModel, text: str) -> tuple[int, ...]:
+    """The token ids of a prompt.
+
+    Raises:
+        PromptError: it has no token, or more than the model's context.
+    """
+    token_ids = tuple(model.tokenizer(text)["input_ids"]) if text.strip() else ()
+    if not token_ids:
+        rule = "A prompt has at least one token before the one that is predicted"
+        raise PromptError(f"prompt {text!r}", "it is empty", rule, "Pass some text")
+    if model.context is not None and len(token_ids) > model.context:
+        shown = text if len(text) <= 40 else text[:40] + "…"
+        raise PromptError(
+            f"prompt {shown!r}",
+            f"it has {len(token_ids)} tokens",
+            f"{model.name} reads at most {model.context}",
+            "Shorten the prompt",
+        )
+    return token_ids
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """The text that one token stands for, its leading space included."""
+    text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+    # A SentencePiece token that begins a word carries its space only in its own spelling.
+    spelling = tokenizer.convert_ids_to_tokens(token_id)
+    if isinstance(spelling, str) and spelling.startswith("▁") and not text.startswith(" "):
+        return " " + text
+    return str(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelyToken:
+    """A token that a model thinks may come next, with its probability."""
+
+    token_id: int
+    token: str
+    prob: float
+
+
+def likely_tokens(
+    model: LanguageModel, token_ids: tuple[int, ...], most: int
+) -> tuple[LikelyToken, ...]:
+    """The `most` likely next tokens after a prompt, by one clean forward pass, likeliest first."""
+    with model.lock, model.evaluating(), torch.inference_mode():
+        tokens = torch.tensor([token_ids], device=model.device)
+        logits = model.hf_model(tokens, use_cache=False).logits[0, -1].double()
+    order = logits.sort(descending=True, stable=True).indices[:most].tolist()
+    probs = logits.softmax(dim=-1)
+    return tuple(
+        LikelyToken(token_id, token_text(model.tokenizer, token_id), float(probs[token_id]))
+        for token_id in order
+    )
+
+
+def check_token_id(model: LanguageModel, token_id: int, word: str) -> int:
+    """A token id that the model can predict; `word` is `target` or `foil`.
+
+    Raises:
+        TargetError: it is outside the vocabulary.
+    """
+    if not 0 <= token_id < model.config.vocab_size:
+        raise TargetError(
+            f"{word} id {token_id}",
+            "the model has no such token",
+            f"Token ids of {model.name} run from 0 to {model.config.vocab_size - 1}",
+            f"Pass one of them, or the {word} as text",
+        )
+    return token_id
+
+
+def resolve_token(model: LanguageModel, text: str, word: str) -> int:
+    """The one token that a target or foil is; `word` is `target` or `foil`.
+
+    Raises:
+        TargetError: it is none or several tokens, unknown to the tokenizer, or a leading space gives
+            another single token (both are shown).
+    """
+    tokenizer = model.tokenizer
+    asked = f"{word} {text!r}"
+    by_id = f"Pass it by its id ({word}_id in Python, --{word}-id on the command line)"
+    token_ids = _ids(tokenizer, text)
+    spaced_ids = [] if text[:1].isspace() else _ids(tokenizer, " " + text)
+    spaced_is_single = len(spaced_ids) == 1 and spaced_ids != token_ids
+    rule = f"A {word} is exactly one token"
+    if len(token_ids) != 1:
+        if spaced_is_single:
+            remedy = f"Write {' ' + text!r} (token {spaced_ids[0]}), with its leading space"
+        else:
+            remedy = "Choose a word that is one token of this tokenizer"
+        raise TargetError(asked, f"it is {_spelled(tokenizer, token_ids)}", rule, remedy)
+    if token_ids[0] == tokenizer.unk_token_id and text != tokenizer.unk_token:
+        raise TargetError(asked, "the tokenizer does not know it", rule, "Choose a word that it knows")
+    if spaced_is_single:
+        raise TargetError(
+            asked,
+            f"{text!r} is token {token_ids[0]} and {' ' + text!r} is token {spaced_ids[0]}",
+            f"A {word} is one unmistakable token",
+            f"For a new word write {' ' + text!r}; to mean {text!r} without the space, "
+            f"{by_id[0].lower()}{by_id[1:]}: {token_ids[0]}",
+        )
+    return check_token_id(model, token_ids[0], word)
+
+
+def ask(
+    model: LanguageModel,
+    text: str,
+    target: str | None,
+    target_id: int | None,
+    foil: str | None,
+    foil_id: int | None,
+) -> tuple[Prompt, tuple[LikelyToken, ...]]:
+    """A prompt ready to be measured, and the likely tokens of its clean run.
+
+    Everything that can be refused is refused before the model runs. Without a target it is the
+    model's own top token.
+
+    Raises:
+        PromptError: empty, or longer than the context.
+        TargetError: a target or foil that is not one unmistakable token, given both as text and as
+            id, or a foil that is the target.
+    """
+    token_ids = tokenize_prompt(model, text)
+    asked_id = _one_id(model, target, target_id, "target")
+    found_foil_id = _one_id(model, foil, foil_id, "foil")
+    likely = likely_tokens(model, token_ids, LIKELY_TOKENS)
+    found_id = likely[0].token_id if asked_id is None else asked_id
+    if found_id == found_foil_id:
+        raise TargetError(
+            f"foil {token_text(model.tokenizer, found_id)!r}",
+            "it is the target",
+            "A foil is another token than the target",
+            "Choose another foil",
+        )
+    question = Prompt(
+        prompt_id=0,
+        text=text,
+        token_ids=token_ids,
+        target=token_text(model.tokenizer, found_id),
+        target_id=found_id,
+        target_source="top" if asked_id is None else "given",
+        foil=None if found_foil_id is None else token_text(model.tokenizer, found_foil_id),
+        foil_id=found_foil_id,
+    )
+    return question, likely
+
+
+def _one_id(
+    model: LanguageModel, text: str | None, token_id: int | None, word: str
+) -> int | None:
+    if text is not None and token_id is not None:
+        raise TargetError(
+            f"{word} {text!r} and {word} id {token_id}",
+            "both were given",
+            f"A {word} is given as text or as a token id",
+            "Leave one of them out",
+        )
+    if token_id is not None:
+        return check_token_id(model, token_id, word)
+    return None if text is None else resolve_token(model, text, word)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _spelled(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
+    if not token_ids:
+        return "no token"
+    texts = ", ".join(repr(token_text(tokenizer, token_id)) for token_id in token_ids)
+    return f"{len(token_ids)} tokens ({texts})"

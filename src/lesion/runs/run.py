@@ -1,0 +1,79 @@
+"""A finished run: its manifest and its table, as frame, chart, query, or directory."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from lesion.runs import store
+from lesion.runs.manifest import Manifest
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What was asked (`manifest`) and what was measured (`table`, see `lesion.columns`)."""
+
+    manifest: Manifest
+    table: pa.Table
+
+    def frame(self) -> pd.DataFrame:
+        """The table in pandas: one row a prompt × layer × fraction; whole numbers are nullable."""
+        return self.table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+
+    def chart(self, kind: str, *, metric: str = "effect_log_prob") -> Any:
+        """A picture of the run: `curves`, `dots`, `heatmap`, or `dose` for scope `all`.
+
+        Raises:
+            InvalidChoice: an unknown kind or metric, or a kind that does not suit the scope.
+        """
+        from lesion.figures import chart
+
+        return chart(self.frame(), kind, metric=metric)
+
+    def chart_kinds(self) -> tuple[str, ...]:
+        """The kinds of picture that suit this run; none where nothing was measured."""
+        from lesion.figures import kinds_for
+
+        frame = self.frame()
+        return kinds_for(frame) if (frame["status"] == "ok").any() else ()
+
+    def query(self, sql: str) -> pd.DataFrame:
+        """The answer of a SQL query over the table, which is named `rows` (DuckDB's SQL)."""
+        import duckdb
+
+        with duckdb.connect(config={"enable_external_access": False}) as connection:
+            connection.register("rows", self.table)
+            return connection.execute(sql).df()
+
+    def save(self, path: str | Path, *, overwrite: bool = False, figures: bool = True) -> Path:
+        """Write the run to a directory: `run.json`, `shards/`, and `figures/` as HTML and PNG.
+
+        The directory appears whole or not at all.
+
+        Raises:
+            RunExists: something stands there already and `overwrite` is false, or it is no run.
+        """
+        folder = Path(path)
+        store.check_free(folder, overwrite)
+        charts = {kind: self.chart(kind) for kind in self.chart_kinds()} if figures else {}
+        store.write(self.manifest, self.table, charts, folder, overwrite=overwrite)
+        return folder
+
+    def __repr__(self) -> str:
+        plan = self.manifest.plan
+        return (
+            f"Run({self.manifest.experiment} of {self.manifest.model.name}: {len(self.table)} rows, "
+            f"site {plan.get('site')}, select {plan.get('select')}, replace {plan.get('replace')}, "
+            f"scope {plan.get('scope')})"
+        )
+
+
+def open_run(path: str | Path) -> Run:
+    """Read back a run that `Run.save` wrote.
+
+    Raises:
+        RunNotFound: no run there, or one that this version cannot read.
+    """
+    return Run(*store.read(Path(path)))
