@@ -87,7 +87,9 @@ def train_tokenizer(books: list[Path], recipe: Recipe, path: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def encode_books(books: list[Path], tokenizer: Tokenizer, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def encode_books(
+    books: list[Path], tokenizer: Tokenizer, folder: Path
+) -> tuple[np.ndarray, np.ndarray]:
     """All tokens of the books, and the positions at which a paragraph begins."""
     tokens_path, starts_path = folder / "tokens.npy", folder / "starts.npy"
     if not (tokens_path.exists() and starts_path.exists()):
@@ -158,7 +160,9 @@ class Muon(torch.optim.Optimizer):
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
 
-    def __init__(self, matrices: list[torch.Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self, matrices: list[torch.Tensor], lr: float, momentum: float, weight_decay: float
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -181,7 +185,9 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(5):
         gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), wide, beta=3.4445)
+        wide = torch.addmm(
+            wide, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), wide, beta=3.4445
+        )
     return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
 
 
@@ -226,7 +232,9 @@ class Training:
         return torch.stack(losses).sum()
 
     def save(self) -> None:
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
+        tensors = {
+            f"model.{k}": v for k, v in self.model.state_dict().items() if k != "lm_head.weight"
+        }
         for number, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
                 for key, value in state.items():
@@ -244,9 +252,13 @@ class Training:
         asked = dataclasses.asdict(self.recipe)
         differing = [key for key in asked if asked[key] != stored.get(key)]
         if differing:
-            raise SystemExit(f"{self.folder}: the checkpoint was made with another recipe: {differing}")
+            raise SystemExit(
+                f"{self.folder}: the checkpoint was made with another recipe: {differing}"
+            )
         tensors = load_file(self.folder / "checkpoint.safetensors", device=self.device)
-        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        weights = {
+            k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")
+        }
         self.model.load_state_dict(weights, strict=False)
         for number, optimizer in enumerate(self.optimizers):
             state: dict[int, dict[str, torch.Tensor]] = {}
@@ -259,7 +271,9 @@ class Training:
 
 
 @torch.no_grad()
-def score_book(model: GPT2LMHeadModel, ids: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray]:
+def score_book(
+    model: GPT2LMHeadModel, ids: np.ndarray, device: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Per token after the first: its negative log-probability (nats) and whether it was the top one.
 
     Windows of the full context move on by half of it, so a token sees at least half a context.
@@ -283,7 +297,9 @@ def score_book(model: GPT2LMHeadModel, ids: np.ndarray, device: str) -> tuple[np
     return losses[1:], hits[1:]
 
 
-def measure(model: GPT2LMHeadModel, tokenizer: Tokenizer, books: list[Path], device: str) -> dict[str, float]:
+def measure(
+    model: GPT2LMHeadModel, tokenizer: Tokenizer, books: list[Path], device: str
+) -> dict[str, float]:
     """Bits per byte, next-token and next-word accuracy over whole books.
 
     A word (a space and its letters) counts as right when each of its tokens was the top one.
@@ -321,13 +337,19 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/model"))
     parser.add_argument("--export", type=Path, help="write the finished model here")
     parser.add_argument("--steps", type=int, default=4400)
-    parser.add_argument("--decay", type=float, default=0.4, help="share of the steps that cool down")
+    parser.add_argument(
+        "--decay", type=float, default=0.4, help="share of the steps that cool down"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--save-every", type=int, default=100)
     for field in dataclasses.fields(Recipe):
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"), type=type(field.default), default=field.default
+        )
     options = parser.parse_args()
-    recipe = Recipe(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)})
+    recipe = Recipe(
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)}
+    )
     options.work.mkdir(parents=True, exist_ok=True)
 
     training_books, held_out = split_books(options.corpus)
@@ -346,10 +368,14 @@ def main() -> None:
         training.set_learning_rate(options.steps, options.decay)
         recent.append(training.update(rows))
         if training.step % 20 == 0:
-            rate = (training.step - first_step) * rows[:, 1:].numel() / (time.perf_counter() - begun)
+            rate = (
+                (training.step - first_step) * rows[:, 1:].numel() / (time.perf_counter() - begun)
+            )
             loss = torch.stack(recent).mean().item()
             recent.clear()
-            print(f"step {training.step} loss {loss:.4f} nats/token, {rate:,.0f} tokens/s", flush=True)
+            print(
+                f"step {training.step} loss {loss:.4f} nats/token, {rate:,.0f} tokens/s", flush=True
+            )
         if training.step % options.save_every == 0 or training.step == options.steps:
             training.save()
 

@@ -24,11 +24,11 @@ def last_token_edit(
         return edited
 
     if site == "pre":
-        handle = mlp.c_fc.register_forward_hook(lambda module, args, output: edit(output))
+        handle = mlp.c_fc.register_forward_hook(lambda _module, _args, output: edit(output))
     elif site == "post":
-        handle = mlp.c_proj.register_forward_pre_hook(lambda module, args: (edit(args[0]),))
+        handle = mlp.c_proj.register_forward_pre_hook(lambda _module, args: (edit(args[0]),))
     else:
-        handle = mlp.c_proj.register_forward_hook(lambda module, args, output: edit(output))
+        handle = mlp.c_proj.register_forward_hook(lambda _module, _args, output: edit(output))
     try:
         yield
     finally:

@@ -69,7 +69,7 @@ def run_forward(
         ValueError: the config asks for arithmetic that this oracle does not know.
     """
     _refuse_other_arithmetic(config)
-    edit = edit or (lambda layer, site, vector: vector)
+    edit = edit or (lambda _layer, _site, vector: vector)
     ids = np.asarray(token_ids)
     residual = (
         weights["transformer.wte.weight"][ids] + weights["transformer.wpe.weight"][: len(ids)]

@@ -153,6 +153,15 @@ def test_only_flag_answer_relay_and_blind_dims_are_ever_written(variant: str) ->
     assert np.all(residual[:, RESERVED:] != 0.0)
 
 
+def test_only_target_and_foil_read_reserved_dims_and_only_the_answer() -> None:
+    head = weights_by_model(build("exact_set"))["lm_head.weight"]
+    readers = np.argwhere(head[:, :RESERVED]).tolist()
+    assert readers == [[1, ANSWER_DIM], [2, ANSWER_DIM]]
+    assert head[1, ANSWER_DIM] > 0
+    np.testing.assert_array_equal(head[1], -head[2])
+    assert np.count_nonzero(head[1]) == 1
+
+
 def test_equal_arguments_build_equal_networks_without_moving_the_global_generator() -> None:
     state = torch.random.get_rng_state()
     first, again, other = (build_planted("exact_set", seed) for seed in (5, 5, 6))

@@ -1,7 +1,7 @@
 """The table between the two halves: every column of a sweep, its type, unit and meaning.
 
-One row a prompt × layer × fraction × selection (× draw). Null means "not measured"; nothing averages
-it in. `effect_x` is always lesioned − clean.
+One row a prompt × layer × fraction × selection (× draw). Null means "not measured"; nothing
+averages it in. `effect_x` is always lesioned − clean.
 """
 
 import dataclasses
@@ -42,8 +42,8 @@ SWEEP_COLUMNS: tuple[Column, ...] = (
     Column("effect_logit", _FLOAT, "logit − clean_logit"),
     Column("effect_log_prob", _FLOAT, "log_prob − clean_log_prob, nats"),
     Column("removed_post", _FLOAT, "Σ |Δpost| that the lesion made, summed over its blocks"),
-    Column("out_delta_norm", _FLOAT, "‖Δ MLP output‖ of the lesioned block; null for several blocks"),
-    Column("logit_diff", _FLOAT, "logit(target) − logit(foil) after the lesion; null without a foil"),
+    Column("out_delta_norm", _FLOAT, "‖Δ MLP output‖ of the lesioned block; null for several"),
+    Column("logit_diff", _FLOAT, "logit(target) − logit(foil); null without a foil"),
     Column("effect_logit_diff", _FLOAT, "logit_diff − the clean run's"),
     Column("site", _TEXT, "pre, post or out"),
     Column("selection", _TEXT, "top, bottom, random, band:LOW-HIGH or set"),
@@ -52,7 +52,7 @@ SWEEP_COLUMNS: tuple[Column, ...] = (
     Column("replacement", _TEXT, "what the neurons were overwritten with"),
     Column("scope", _TEXT, "each, all or cumulative"),
     Column("engine", _TEXT, "the engine that measured the row"),
-    Column("status", _TEXT, "ok; empty (no neuron chosen); nonfinite (a logit was NaN or infinite)"),
+    Column("status", _TEXT, "ok; empty (no neuron chosen); nonfinite (NaN or infinite logit)"),
     Column("top_token_id", _INT, "token id of top_token"),
     Column("draw", _INT, "number of the random draw, from 0; null for other selections"),
     Column("largest_change", _FLOAT, "largest |Δ| of a value at the site"),

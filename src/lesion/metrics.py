@@ -50,7 +50,9 @@ class Metrics:
     def concatenate(parts: "list[Metrics]") -> "Metrics":
         """The rows of all parts, in their order."""
         names = [field.name for field in dataclasses.fields(Metrics)]
-        return Metrics(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+        return Metrics(
+            **{name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
+        )
 
 
 def measure(

@@ -29,7 +29,8 @@ def rank_keys(
         return vectors
     if key == "abs":
         return vectors.abs()
-    assert post is not None and output_norms is not None, "write needs post and the output norms"
+    assert post is not None, "the rank key write needs post"
+    assert output_norms is not None, "the rank key write needs the output norms"
     return post.abs() * output_norms
 
 

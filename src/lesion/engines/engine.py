@@ -11,8 +11,8 @@ from lesion.interventions.lesion import Lesion
 from lesion.metrics import Metrics
 from lesion.prompts import Prompt
 
-Progress = Callable[[int], object]
-"""Called with the number of lesions done since the last call."""
+Progress = Callable[[int, int], object]
+"""Called with the number of lesions done so far, and of all lesions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Evidence:
         neurons: how many neurons were chosen (k).
         changed: how many of their values the overwriting changed.
         largest_change: the largest |Δ| of a value at the site.
-        removed_post: Σ |Δpost| at the lesioned blocks, between the row's values just before and just
+        removed_post: Σ |Δpost| at the lesioned blocks, between the row's values just before and
+        just
             after overwriting; 0 at site `out`, which comes after post.
         out_delta_norm: ‖lesioned − clean‖ of the lesioned block's MLP output; NaN (not measured)
             where a lesion covers several blocks.
@@ -63,7 +64,8 @@ class Outcome:
     """What an engine measured: the clean run (one row), the lesions in the order asked, evidence.
 
     `hidden_norm` is the norm of the hidden state's difference from the clean run at the last token:
-    entry 0 of the embedding, entry ℓ + 1 after block ℓ, before the final norm; None if not asked for.
+    entry 0 of the embedding, entry ℓ + 1 after block ℓ, before the final norm; None if not asked
+    for.
     """
 
     clean: Metrics

@@ -2,7 +2,8 @@
 
 The published protocol, step by step (successive median-replacement of MLP neurons):
 
-1. Run the prompt once as it is and keep, at the last token, each block's vectors at the sites `pre`,
+1. Run the prompt once as it is and keep, at the last token, each block's vectors at the sites
+`pre`,
    `post` and `out`.
 2. For each lesion run the prompt again. In each lesioned block, at the last token:
    a. rank the neurons by their key, on this run's vector or on the clean run's;
@@ -43,9 +44,9 @@ Vector = Float[Tensor, "1 unit"]
 class _BlockTrace:
     """What one block carried at the last token during one forward pass.
 
-    `vectors` holds what the model really computed with at each site: the input of the activation, the
-    input of the down projection, and its output. `before` and `post_before` are the vectors at the
-    lesion's site and at `post` as they would have been without the lesion of this block.
+    `vectors` holds what the model really computed with at each site: the input of the activation,
+    the input of the down projection, and its output. `before` and `post_before` are the vectors at
+    the lesion's site and at `post` as they would have been without the lesion of this block.
     """
 
     vectors: dict[Site, Tensor] = dataclasses.field(default_factory=dict)
@@ -79,7 +80,11 @@ class ReferenceEngine(Engine):
             _check_lesion(self.model, lesion)
         with self.model.lock, self.model.evaluating(), torch.inference_mode():
             clean = _forward(self.model, prompt, None, {})
-            lesioned = [self._measured(prompt, lesion, clean, progress) for lesion in lesions]
+            lesioned = []
+            for lesion in lesions:
+                lesioned.append(self._measured(prompt, lesion, clean))
+                if progress is not None:
+                    progress(len(lesioned), len(lesions))
             clean_metrics = _metrics(clean, clean, prompt)
         return Outcome(
             clean=clean_metrics,
@@ -88,22 +93,22 @@ class ReferenceEngine(Engine):
             hidden_norm=_hidden_norms(lesioned, len(self.model.blocks)) if hidden_norm else None,
         )
 
-    def _measured(
-        self, prompt: Prompt, lesion: Lesion, clean: "_Pass", progress: Progress | None
-    ) -> "_Measured":
+    def _measured(self, prompt: Prompt, lesion: Lesion, clean: "_Pass") -> "_Measured":
         lesioned = _forward(self.model, prompt, lesion, clean.traces)
-        if progress is not None:
-            progress(1)
         return _Measured(
             metrics=_metrics(lesioned, clean, prompt),
             evidence=_evidence(lesion, lesioned.traces, clean.traces),
-            hidden_norm=(lesioned.hidden.double() - clean.hidden.double()).norm(dim=-1).cpu().numpy(),
+            hidden_norm=(lesioned.hidden.double() - clean.hidden.double())
+            .norm(dim=-1)
+            .cpu()
+            .numpy(),
         )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Pass:
-    """One forward pass: last logits, the traces of its blocks, the hidden states at the last token."""
+    """One forward pass: last logits, the traces of its blocks, the hidden states at the last
+    token."""
 
     logits: Float[Tensor, "1 vocabulary"]
     traces: Traces
@@ -120,7 +125,7 @@ class _Measured:
 
 
 def _forward(model: LanguageModel, prompt: Prompt, lesion: Lesion | None, clean: Traces) -> _Pass:
-    """Run the whole model once; with a lesion, edit and trace its blocks, else trace every block."""
+    """Run the whole model once: with a lesion edit and trace its blocks, else trace all."""
     layers = range(len(model.blocks)) if lesion is None else lesion.layers
     block_hooks = {
         layer: _BlockHooks(model.blocks[layer], layer, prompt, lesion, clean.get(layer))

@@ -68,7 +68,8 @@ def plan_sweep(
     """Check the words of a sweep and expand its fractions.
 
     Raises:
-        InvalidChoice: a word, number or file that means nothing, or words that contradict each other.
+        InvalidChoice: a word, number or file that means nothing, or words that contradict each
+        other.
     """
     check_word("site", site, SITES)
     check_word("scope", scope, SCOPES)

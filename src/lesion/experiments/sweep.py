@@ -4,7 +4,8 @@
 2. The plan gives the cells, one a row; the engine runs each distinct lesion once.
 3. Every cell gets its row: metrics after the lesion, effects against the clean run, evidence.
 
-Source: the report's protocol, successive median-replacement of MLP neurons (`engines/reference.py`).
+Source: the report's protocol, successive median-replacement of MLP neurons
+(`engines/reference.py`).
 """
 
 import datetime
@@ -73,7 +74,8 @@ def sweep(
         target: the token whose prediction is measured, one token with its leading space; omitted,
             the model's own top token. `target_id` names it by its id instead.
         foil: a token to compare the target with (`logit_diff`), or its `foil_id`.
-        fractions: shares in [0, 1], presets (`coarse`, `fine`, `book`), `start:stop:step`, or a list
+        fractions: shares in [0, 1], presets (`coarse`, `fine`, `book`), `start:stop:step`, or a
+        list
             of them; omitted, coarse and fine.
         site: `pre`, `post` or `out`; see `lesion.axes`.
         select: `top`, `bottom`, `random:DRAWS`, `band:LOW-HIGH`, `set:FILE`, a selection such as
@@ -87,7 +89,8 @@ def sweep(
         engine: `auto` or `reference`.
         seed: of random selections.
         hidden_norm: also measure how far the hidden state moves after every block.
-        progress: called with the number of lesions done; omitted, a progress bar on a terminal.
+        progress: called with the numbers of lesions done and asked for; omitted, a progress bar on
+        a terminal.
 
     Raises:
         LesionError: a word that means nothing (`InvalidChoice`), a prompt, target or layer that the
@@ -142,16 +145,15 @@ def _measure(
             distinct[key] = len(lesions)
             lesions.append(cell.lesion)
         places.append(distinct[key])
-    # tqdm draws nothing where the output is not a terminal.
-    with tqdm(total=len(lesions), unit="lesion", leave=False, disable=_silent(progress)) as bar:
-        outcome = engine.run(
-            prompt, lesions, hidden_norm=hidden_norm, progress=progress or bar.update
-        )
-    return outcome, places
+    if progress is not None:
+        return engine.run(prompt, lesions, hidden_norm=hidden_norm, progress=progress), places
+    # disable=None: nothing is drawn where the output is not a terminal.
+    with tqdm(total=len(lesions), unit="lesion", leave=False, disable=None) as bar:
 
+        def moved(done: int, _total: int) -> None:
+            bar.update(done - bar.n)
 
-def _silent(progress: Progress | None) -> bool | None:
-    return None if progress is None else True
+        return engine.run(prompt, lesions, hidden_norm=hidden_norm, progress=moved), places
 
 
 def _row(

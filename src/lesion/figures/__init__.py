@@ -25,7 +25,7 @@ from lesion.figures.dots import draw_dots
 from lesion.figures.heatmap import draw_heatmap
 from lesion.figures.metrics import METRICS
 from lesion.figures.style import Picture, banner, styled
-from lesion.figures.table import Table, tabulate
+from lesion.figures.table import Table, tabulate, without_block
 
 __all__ = ["KINDS", "METRICS", "caption", "chart", "kinds_for", "save_chart"]
 
@@ -79,7 +79,7 @@ def chart(
     asked = f"chart(kind={kind!r}, metric={metric!r})"
     check_choice("kind", kind, KINDS)
     check_choice("metric", metric, tuple(METRICS))
-    suitable = kinds_for(frame)
+    suitable, scope_all = kinds_for(frame), kind == "dose" and has_whole_model_rows(frame)
     if suitable == ("dose",) and kind != "dose":
         raise InvalidChoice(
             asked,
@@ -87,18 +87,21 @@ def chart(
             f"The kinds that suit such a frame: {', '.join(suitable)}",
             f'Pass kind="{suitable[0]}", or sweep with scope="each"',
         )
-    scope_all = kind == "dose" and "scope" in frame and bool((frame["scope"] == "all").any())
     table = tabulate(frame, metric, scope_all, asked)
     picture, notes = DRAW[kind](table)
     lines = [*table.facts, *([" · ".join(notes)] if notes else [])]
-    return styled(picture.properties(title=banner(title or TITLES[kind], lines)))
+    return styled(picture, banner(title or TITLES[kind], lines))
 
 
 def kinds_for(frame: pd.DataFrame) -> tuple[str, ...]:
     """The kinds that suit a frame: without single blocks, only "dose"."""
-    if "scope" in frame and len(frame) and (frame["scope"] == "all").all():
+    if has_whole_model_rows(frame) and without_block(frame).all():
         return ("dose",)
     return ("curves", "dots", "heatmap")
+
+
+def has_whole_model_rows(frame: pd.DataFrame) -> bool:
+    return {"scope", "layer"} <= set(frame) and bool(without_block(frame).any())
 
 
 def caption(kind: str, metric: str) -> str:

@@ -45,17 +45,20 @@ def draw_panel(table: Table, panel: Panel, axis: EffectAxis) -> alt.LayerChart:
         y=axis.y(),
         color=fraction_color(panel.points),
     )
-    is_control = alt.FieldOneOfPredicate(field="series", oneOf=list(table.controls))
     lines = base.mark_line(strokeWidth=1.5, strokeJoin="round").encode(
         strokeDash=series_dash(table, legend=panel.first),
-        opacity=alt.when(is_control).then(alt.value(0.75)).otherwise(alt.value(1.0)),
+        opacity=alt.Opacity("series:N", scale=main_over_controls(table, 1, 0.75), legend=None),
     )
     points = base.mark_point(filled=True, opacity=1).encode(
-        size=alt.when(is_control).then(alt.value(8)).otherwise(alt.value(20)),
-        detail="series:N",
+        size=alt.Size("series:N", scale=main_over_controls(table, 20, 8), legend=None),
         tooltip=tooltip(table),
     )
     layers = [lines, points]
     if table.metric.clean_at_zero:
         layers.insert(0, clean_rule())
     return framed(layers, table, panel)
+
+
+def main_over_controls(table: Table, main: float, control: float) -> alt.Scale:
+    sizes = [control if label in table.controls else main for label in table.series]
+    return alt.Scale(domain=list(table.series), range=sizes)

@@ -29,8 +29,7 @@ def draw_dose(table: Table) -> tuple[Picture, list[str]]:
             lines.append(draw_band(table, axis))
             notes.append("band: smallest to largest of the draws")
         lines += series_lines(table, axis)
-    picture = alt.LayerChart(layer=lines)
-    return picture.properties(width=WIDTH, height=HEIGHT), notes
+    return alt.LayerChart(layer=lines, width=WIDTH, height=HEIGHT), notes
 
 
 def series_lines(table: Table, axis: EffectAxis) -> list[alt.Chart]:
@@ -54,7 +53,7 @@ def draw_band(table: Table, axis: EffectAxis) -> alt.Chart:
         .encode(
             x=fraction_x(table.points),
             y=axis.y("low"),
-            y2="high:Q",
+            y2=alt.Y2("high:Q"),
             color=series_color(table),
         )
     )
@@ -71,7 +70,7 @@ def block_lines(table: Table, axis: EffectAxis) -> list[alt.Chart]:
             scale=alt.Scale(scheme=alt.SchemeParams(name="viridis", extent=[0, 0.93])),
             legend=alt.Legend(format="d", tickMinStep=1),
         ),
-        detail=["block:N", "series:N"],
+        detail=[alt.Detail("block:N"), alt.Detail("series:N")],
     )
     return [
         base.mark_line(strokeWidth=1, strokeJoin="round").encode(strokeDash=series_dash(table)),

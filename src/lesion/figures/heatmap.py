@@ -76,7 +76,7 @@ def effect_color(table: Table) -> tuple[alt.Color, list[str]]:
     elif metric.clean_at_zero:
         low = 0.0
     if low == high:
-        high = low + 1.0
+        low, high = (-1.0, 1.0) if metric.signed else (low, low + 1.0)
     scale = alt.Scale(
         type="symlog" if metric.logarithmic else "linear",
         constant=1.0 if metric.logarithmic else alt.Undefined,
@@ -86,12 +86,14 @@ def effect_color(table: Table) -> tuple[alt.Color, list[str]]:
         nice=False,
         zero=False,
     )
-    ends = [low, high] if metric.logarithmic else [low, (low + high) / 2, high]
+    between = [(low + high) / 2]
+    if metric.logarithmic:
+        between = [10.0**power for power in range(1, 7) if 3 * low < 10.0**power < high / 3]
     legend = alt.Legend(
         orient="bottom",
         direction="horizontal",
         gradientLength=320,
-        values=ends,
+        values=[low, *between, high],
         labelExpr="format(datum.value, ',.3~r')",
     )
     notes = []

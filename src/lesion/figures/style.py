@@ -33,13 +33,16 @@ Picture = alt.Chart | alt.LayerChart | alt.VConcatChart | alt.FacetChart
 FONT = "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 INK, QUIET, FAINT = "#222222", "#666666", "#ececec"
 WIDTH = 720
-SUBTITLE_CHARACTERS = 125
+# wide enough for a prompt and its target, which a wrap would trim of their spaces
+SUBTITLE_CHARACTERS = 130
 COLUMNS = ["series", "fraction", "percent", "neurons", "value", "target_rank", "top_token"]
 
 
-def styled(picture: Picture) -> Picture:
-    """The theme: white, thin, quiet; only the data has colour."""
-    themed: Picture = picture.configure(
+def styled(picture: Picture, title: alt.TitleParams) -> Picture:
+    """Puts title and theme on a picture: white, thin, quiet; only the data has colour."""
+    # assigned, because every step of a chain copies the whole chart
+    picture.title = title
+    picture.config = alt.Config(
         background="white",
         font=FONT,
         padding=12,
@@ -70,7 +73,7 @@ def styled(picture: Picture) -> Picture:
         header=alt.HeaderConfig(labelColor=INK, labelFontSize=12, labelFontWeight="bold"),
         title=alt.TitleConfig(color=INK, fontWeight="bold", subtitleColor=QUIET),
     )
-    return themed
+    return picture
 
 
 def banner(title: str, lines: Sequence[str]) -> alt.TitleParams:
@@ -90,7 +93,8 @@ def banner(title: str, lines: Sequence[str]) -> alt.TitleParams:
 def data(points: pd.DataFrame, *more: str) -> alt.InlineData:
     """The columns that are drawn, inline: neither Altair's row limit nor its globals apply."""
     columns = [*COLUMNS, *(["block"] if "block" in points else []), *more]
-    records = points[columns].to_dict("records")
+    drawn = points[columns].astype(object)
+    records = drawn.where(drawn.notna(), None).to_dict("records")
     # every step of building a chart copies lists deeply, but takes a tuple as it is
     return alt.InlineData(values=cast("tuple[dict[str, object], ...]", tuple(records)))
 
@@ -143,32 +147,29 @@ def block_stripes(blocks: Sequence[int], ends: Sequence[float]) -> alt.Chart:
         if block % 2
     ]
     shade = alt.Chart(alt.InlineData(values=stripes)).mark_rect(color="#f4f4f4")
-    stripes_of: alt.Chart = shade.encode(x="from:Q", x2="to:Q")
+    stripes_of: alt.Chart = shade.encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"))
     return stripes_of
 
 
 def framed(layers: Sequence[alt.Chart], table: Table, panel: Panel) -> alt.LayerChart:
     """One panel over the blocks."""
-    chart = alt.LayerChart(layer=list(layers)).properties(
-        width=block_width(table), height=panel.height
+    title = alt.TitleParams(panel.title, fontSize=12, offset=6, anchor="start")
+    return alt.LayerChart(
+        layer=list(layers),
+        width=block_width(table),
+        height=panel.height,
+        title=title if panel.title else alt.Undefined,
     )
-    if panel.title:
-        return chart.properties(
-            title=alt.TitleParams(panel.title, fontSize=12, offset=6, anchor="start")
-        )
-    return chart
 
 
 def stacked(panels: Sequence[alt.LayerChart]) -> alt.VConcatChart:
     """Panels over one another: their y domains are already equal, their legends are their own."""
-    picture: alt.VConcatChart = alt.vconcat(*panels, spacing=18).resolve_scale(
-        color="independent", strokeDash="independent", shape="independent"
-    )
-    return picture
+    own = alt.ScaleResolveMap(color="independent", strokeDash="independent", shape="independent")
+    return alt.VConcatChart(vconcat=list(panels), spacing=18, resolve=alt.Resolve(scale=own))
 
 
 def clean_rule() -> alt.Chart:
     """The clean run, at 0."""
     zero = alt.InlineData(values=[{"clean": 0}])
-    rule: alt.Chart = alt.Chart(zero).mark_rule(color=QUIET, strokeWidth=1).encode(y="clean:Q")
+    rule: alt.Chart = alt.Chart(zero).mark_rule(color=QUIET).encode(y=alt.Y("clean:Q"))
     return rule

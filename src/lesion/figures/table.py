@@ -17,7 +17,7 @@ import pandas as pd
 from lesion.errors import LesionError
 from lesion.figures.metrics import METRICS, Metric
 
-__all__ = ["Table", "percent", "tabulate"]
+__all__ = ["Table", "percent", "tabulate", "without_block"]
 
 REQUIRED = (
     *("prompt_id", "prompt", "target", "layer", "fraction", "neurons", "target_rank"),
@@ -78,7 +78,7 @@ def tabulate(frame: pd.DataFrame, metric: str, scope_all: bool, asked: str) -> T
     Args:
         frame: one row per prompt × layer × fraction × draw.
         metric: a key of ``METRICS``.
-        scope_all: draw the rows of scope "all" (no blocks), or the rows of every other scope.
+        scope_all: draw the rows of scope "all", or those that have a block.
         asked: how the caller's request reads at the head of an error.
 
     Raises:
@@ -132,17 +132,24 @@ def drawable(
         for status, count in rows.loc[~ok, "status"].value_counts(sort=False).items()
     ]
     measured = np.isfinite(rows["value"])
-    in_scope = (rows["scope"] == "all") == scope_all
+    in_scope = without_block(rows) == scope_all
+    placed = rows["fraction"].notna()
     for dropped, words in (
-        (ok & ~in_scope, "of scope all" if not scope_all else "of one block each"),
-        (ok & in_scope & ~measured, f"without {metric}"),
+        (ok & ~in_scope, "of single blocks" if scope_all else "of scope all"),
+        (ok & in_scope & ~placed, "without a fraction"),
+        (ok & in_scope & placed & ~measured, f"without {metric}"),
     ):
         if count := int(dropped.sum()):
             counted.append(f"{count} {row_word(count)} {words}")
-    rows = rows[ok & in_scope & measured]
+    rows = rows[ok & in_scope & placed & measured]
     if not scope_all:
         rows = rows.assign(block=rows["layer"].astype(np.int64))
     return rows, tuple(counted)
+
+
+def without_block(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Rows that no picture over blocks can place."""
+    return (rows["scope"] == "all") | rows["layer"].isna()
 
 
 def series_labels(rows: pd.DataFrame) -> pd.Series[str]:
@@ -175,7 +182,7 @@ def average(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
             "draws": cells["draw"].nunique(),
             "selection": cells["selection"].first(),
             "neurons": cells["neurons"].first().astype(np.int64),
-            "target_rank": cells["target_rank"].mean().astype(np.float64),
+            "target_rank": cells["target_rank"].mean(),
             "top_token": cells["top_token"]
             .first()
             .map(lambda token: quoted(str(token)))

@@ -65,7 +65,9 @@ def parse_fractions(asked: Fractions) -> tuple[Decimal, ...]:
             raise _too_many("fractions", f"there are more than {MOST_FRACTIONS}")
     if not found:
         rule = "A sweep needs at least one fraction"
-        raise InvalidChoice("fractions", "there is none", rule, "Pass for example 0.01,0.1 or coarse")
+        raise InvalidChoice(
+            "fractions", "there is none", rule, "Pass for example 0.01,0.1 or coarse"
+        )
     return tuple(sorted(found))
 
 

@@ -19,8 +19,8 @@ class Lesion:
     """Neurons of one or more blocks, at one token, and what they are overwritten with.
 
     With `rank_on="lesioned"` each block ranks its neurons on what the row carries there, earlier
-    lesions included; with `"clean"` on the clean run. The replacement is always taken from the row's
-    own vector just before overwriting.
+    lesions included; with `"clean"` on the clean run. The replacement is always taken from the
+    row's own vector just before overwriting.
 
     Raises:
         InvalidChoice: a word that does not exist, no layer, or the rank key `write` at site `out`.
@@ -73,8 +73,14 @@ def check_word(keyword: str, asked: str, known: Iterable[str]) -> None:
     """
     words = tuple(known)
     if asked not in words:
-        rule = f"{keyword} is one of {', '.join(words)}" if len(words) > 1 else f"{keyword} is {words[0]}"
-        raise InvalidChoice(f"{keyword} {asked!r}", "there is no such word", rule, "Pass one of them")
+        rule = (
+            f"{keyword} is one of {', '.join(words)}"
+            if len(words) > 1
+            else f"{keyword} is {words[0]}"
+        )
+        raise InvalidChoice(
+            f"{keyword} {asked!r}", "there is no such word", rule, "Pass one of them"
+        )
 
 
 def _checked_layers(layers: Iterable[int]) -> tuple[int, ...]:

@@ -31,7 +31,9 @@ class Replacement:
             raise _unknown(str(self.kind))
         if (self.kind == "constant") != (self.constant is not None):
             rule = "A constant replacement has a number, and no other has one"
-            raise InvalidChoice(f"replace {self.kind!r}", f"constant={self.constant}", rule, _REMEDY)
+            raise InvalidChoice(
+                f"replace {self.kind!r}", f"constant={self.constant}", rule, _REMEDY
+            )
         if self.constant is not None and not math.isfinite(self.constant):
             rule = "A constant replacement is a finite number"
             raise InvalidChoice("replace 'constant'", f"it is {self.constant}", rule, _REMEDY)

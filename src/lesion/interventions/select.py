@@ -122,7 +122,9 @@ def _draws(word: str, argument: str) -> int:
     if re.fullmatch(r"[1-9]\d{0,5}", argument):
         return int(argument)
     rule = "random:DRAWS takes a whole number of draws from 1 to 999999"
-    raise InvalidChoice(f"select {word!r}", f"{argument!r} is none", rule, "Pass for example random:5")
+    raise InvalidChoice(
+        f"select {word!r}", f"{argument!r} is none", rule, "Pass for example random:5"
+    )
 
 
 def _band(word: str, argument: str, rank: RankKey | None) -> Band:

@@ -236,7 +236,9 @@ def random(fraction: Decimal | float | str, seed: int = 0, draw: int = 0) -> Ran
     return Random(parse_fraction(fraction), seed, draw)
 
 
-def band(low: Decimal | float | str, high: Decimal | float | str, rank: RankKey | None = None) -> Band:
+def band(
+    low: Decimal | float | str, high: Decimal | float | str, rank: RankKey | None = None
+) -> Band:
     """The neurons ranked from share `low` up to share `high`, counted from the top."""
     return Band(parse_fraction(low), parse_fraction(high), rank)
 

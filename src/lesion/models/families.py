@@ -1,7 +1,7 @@
 """Where each family of models keeps its MLP: data, one entry a family.
 
-Paths are attribute paths: `blocks` from the causal model, the others from one block. To add a family,
-add an entry and a row to `tests/families.py`; every test of the families then runs on it.
+Paths are attribute paths: `blocks` from the causal model, the others from one block. To add a
+family, add an entry and a row to `tests/families.py`; every test of the families then runs on it.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ class Family:
     """Where the parts of a block's MLP are.
 
     `pre` is the projection whose output is the site `pre`, `activation` the nonlinearity after it,
-    `up` the second projection of a gated MLP (None in a plain one), `down` the projection whose input
-    is the site `post` and whose output is the site `out`.
+    `up` the second projection of a gated MLP (None in a plain one), `down` the projection whose
+    input is the site `post` and whose output is the site `out`.
     """
 
     name: str

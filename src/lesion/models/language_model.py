@@ -30,12 +30,12 @@ class Block:
     @property
     def neurons(self) -> int:
         """Size of the vector at the sites `pre` and `post`."""
-        return int(self.down.weight.shape[0 if isinstance(self.down, Conv1D) else 1])
+        return int(_weight(self.down).shape[0 if isinstance(self.down, Conv1D) else 1])
 
     @property
     def width(self) -> int:
         """Size of the vector at the site `out`: d_model."""
-        return int(self.down.weight.shape[1 if isinstance(self.down, Conv1D) else 0])
+        return int(_weight(self.down).shape[1 if isinstance(self.down, Conv1D) else 0])
 
     def size(self, site: Site) -> int:
         """Size of the vector at a site."""
@@ -45,14 +45,15 @@ class Block:
         self, pre: Float[Tensor, "row neuron"], mlp_input: Float[Tensor, "row width"]
     ) -> Float[Tensor, "row neuron"]:
         """What the down projection would get for these values at `pre`."""
-        post = self.activation(pre)
+        post: Tensor = self.activation(pre)
         return post if self.up is None else post * self.up(mlp_input)
 
     def output_norms(self) -> Float[Tensor, " neuron"]:
         """Euclidean norm of each neuron's output weights, in the weights' dtype."""
         # Conv1D keeps (input, output), Linear (output, input).
         axis = 1 if isinstance(self.down, Conv1D) else 0
-        return torch.linalg.vector_norm(self.down.weight.detach(), dim=axis)
+        norms: Tensor = torch.linalg.vector_norm(_weight(self.down).detach(), dim=axis)
+        return norms
 
 
 class LanguageModel:
@@ -136,6 +137,12 @@ class LanguageModel:
             f"LanguageModel({self.name!r}: {self.family.name}, {len(self.blocks)} blocks × "
             f"{neurons} neurons, {self.dtype} on {self.device})"
         )
+
+
+def _weight(projection: nn.Module) -> Tensor:
+    weight = projection.weight
+    assert isinstance(weight, Tensor), "a projection has a weight"
+    return weight
 
 
 def _blocks(hf_model: PreTrainedModel, family: Family) -> tuple[Block, ...]:

@@ -195,8 +195,8 @@ def _not_found(asked: str, found: str) -> ModelNotFound:
         f"model {asked!r}",
         found,
         "A model is a local folder, or a name on the Hugging Face Hub or in its cache",
-        "Check the name; without a network, fetch it elsewhere with `hf download NAME` and pass the "
-        "folder, or set HF_HOME to a cache that holds it",
+        "Check the name; without a network, fetch it elsewhere with `hf download NAME` and pass "
+        "the folder, or set HF_HOME to a cache that holds it",
     )
 
 
@@ -205,7 +205,7 @@ def _unsafe(asked: str) -> UnsafeWeights:
         f"model {asked!r}",
         "it has no safetensors weights",
         "Only safetensors are loaded, because other checkpoints can run code",
-        "Convert it once with `model.save_pretrained(folder)` where you trust it, and pass the folder",
+        "Where you trust it, convert it once with `model.save_pretrained(folder)`; pass the folder",
     )
 
 

@@ -1,7 +1,7 @@
 """From texts to token ids: prompts, targets and foils, and what cannot be one.
 
-Prompts are tokenized with the tokenizer's own special tokens, targets and foils without. A target is
-one token, and not one that a leading space would turn into another: "night" and " night" are two
+Prompts are tokenized with the tokenizer's own special tokens, targets and foils without. A target
+is one token, and not one that a leading space would turn into another: "night" and " night" are two
 tokens of GPT-2, and after "It was a dark and stormy" only the second is a word.
 """
 
@@ -40,12 +40,11 @@ def tokenize_prompt(model: LanguageModel, text: str) -> tuple[int, ...]:
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """The text that one token stands for, its leading space included."""
-    text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+    text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
     # A SentencePiece token that begins a word carries its space only in its own spelling.
     spelling = tokenizer.convert_ids_to_tokens(token_id)
-    if isinstance(spelling, str) and spelling.startswith("▁") and not text.startswith(" "):
-        return " " + text
-    return str(text)
+    begins_word = isinstance(spelling, str) and spelling.startswith("▁")
+    return " " + text if begins_word and not text.startswith(" ") else text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +91,8 @@ def resolve_token(model: LanguageModel, text: str, word: str) -> int:
     """The one token that a target or foil is; `word` is `target` or `foil`.
 
     Raises:
-        TargetError: it is none or several tokens, unknown to the tokenizer, or a leading space gives
+        TargetError: it is none or several tokens, unknown to the tokenizer, or a leading space
+        gives
             another single token (both are shown).
     """
     tokenizer = model.tokenizer
@@ -109,7 +109,9 @@ def resolve_token(model: LanguageModel, text: str, word: str) -> int:
             remedy = "Choose a word that is one token of this tokenizer"
         raise TargetError(asked, f"it is {_spelled(tokenizer, token_ids)}", rule, remedy)
     if token_ids[0] == tokenizer.unk_token_id and text != tokenizer.unk_token:
-        raise TargetError(asked, "the tokenizer does not know it", rule, "Choose a word that it knows")
+        raise TargetError(
+            asked, "the tokenizer does not know it", rule, "Choose a word that it knows"
+        )
     if spaced_is_single:
         raise TargetError(
             asked,
@@ -164,9 +166,7 @@ def ask(
     return question, likely
 
 
-def _one_id(
-    model: LanguageModel, text: str | None, token_id: int | None, word: str
-) -> int | None:
+def _one_id(model: LanguageModel, text: str | None, token_id: int | None, word: str) -> int | None:
     if text is not None and token_id is not None:
         raise TargetError(
             f"{word} {text!r} and {word} id {token_id}",

@@ -5,8 +5,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-SCHEMA_VERSION = 1
-
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -66,7 +64,7 @@ class Manifest(_Record):
     `plan` holds the words of the experiment, spelled as in Python and on the command line.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     experiment: Literal["sweep"]
     created: datetime.datetime
     seconds: float

@@ -10,6 +10,8 @@ import pyarrow as pa
 from lesion.runs import store
 from lesion.runs.manifest import Manifest
 
+_NULLABLE = {pa.int64(): pd.Int64Dtype()}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
@@ -20,7 +22,8 @@ class Run:
 
     def frame(self) -> pd.DataFrame:
         """The table in pandas: one row a prompt × layer × fraction; whole numbers are nullable."""
-        return self.table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+        frame: pd.DataFrame = self.table.to_pandas(types_mapper=_NULLABLE.get)
+        return frame
 
     def chart(self, kind: str, *, metric: str = "effect_log_prob") -> Any:
         """A picture of the run: `curves`, `dots`, `heatmap`, or `dose` for scope `all`.

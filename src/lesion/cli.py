@@ -1,0 +1,266 @@
+"""The `lesion` command. Flags are the words of the Python call; each command imports what it needs.
+
+A flag wins over the configuration file (`-c FILE.yaml` or `.toml`), the file over the environment
+(`LESION_DEVICE=cuda` stands for `--device cuda`). A `LesionError` or a wrong flag exits with 2.
+"""
+
+import datetime
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.config import Env, Toml, Yaml
+
+from lesion.axes import Position, RankOn, Scope, Site
+from lesion.errors import InvalidChoice, LesionError
+
+Engine = Literal["auto", "reference"]
+RankKey = Literal["value", "abs", "write"]
+
+app = App(
+    name="lesion",
+    help="Causal lesion experiments on the MLP neurons of language models.",
+    help_format="plaintext",
+    version_flags=["--version"],
+)
+app.meta.group_parameters = Group("Every command")
+
+
+@app.command
+def sweep(
+    model: str | None = None,
+    /,
+    *,
+    prompt: str,
+    target: str | None = None,
+    target_id: int | None = None,
+    foil: str | None = None,
+    foil_id: int | None = None,
+    fractions: Annotated[list[str] | None, Parameter(negative="")] = None,
+    site: Site = "pre",
+    select: Annotated[list[str] | None, Parameter(negative="")] = None,
+    rank: RankKey | None = None,
+    replace: str = "median",
+    scope: Scope = "each",
+    rank_on: RankOn = "lesioned",
+    layers: Annotated[list[str] | None, Parameter(negative="")] = None,
+    position: Position = "last",
+    hidden_norm: Annotated[bool, Parameter(negative="")] = False,
+    engine: Engine = "auto",
+    device: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Lesion growing shares of neurons, block by block, and show what the target token loses.
+
+    Parameters
+    ----------
+    model
+        A name on the Hugging Face Hub or a local folder; omitted, the shipped model.
+    prompt
+        The text before the predicted token.
+    target
+        The token that is measured, with its leading space (" night"); omitted, the model's own top
+        token.
+    target_id
+        The target by its token id.
+    foil
+        A token to compare the target with: adds logit_diff.
+    foil_id
+        The foil by its token id.
+    fractions
+        Shares in [0, 1], start:stop:step, or coarse (10-90 %), fine (0.2-4.5 %), book (21 steps
+        from 1 to 99 %), separated by commas; omitted, coarse,fine.
+    site
+        pre: input of the nonlinearity. post: input of the down projection. out: MLP output.
+    select
+        top, bottom, random[:DRAWS], band:LOW-HIGH or set:FILE (layer,neuron rows); several,
+        separated by commas: the first is the question, the others its controls. Omitted, top.
+    rank
+        What neurons are ranked by; omitted, value, and abs at site out.
+    replace
+        median, median_mid, mean, zero, min or constant:NUMBER.
+    scope
+        Each block alone, all blocks at once, or cumulative: blocks 0 up to the row's.
+    rank_on
+        Rank on what the lesioned row carries in a block, or on the clean run.
+    layers
+        Blocks to lesion, for example 0,3,5-8; omitted, every block.
+    position
+        last: the last token of the prompt.
+    hidden_norm
+        Also measure how far the hidden state moves after every block.
+    engine
+        auto or reference.
+    device
+        cpu, cuda, cuda:1, …; omitted, the GPU if there is one.
+    dtype
+        float32, bfloat16, float16 or float64; omitted, float32.
+    revision
+        Branch, tag or commit on the Hub.
+    seed
+        Of random selections.
+    out
+        Directory of the run; omitted, runs/DATE-TIME.
+    overwrite
+        Replace a run that stands there.
+    """
+    from rich.console import Console
+
+    from lesion.experiments.plan import plan_sweep
+    from lesion.runs.store import check_free
+
+    folder = out or Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    choices: dict[str, Any] = {
+        "fractions": _joined(fractions), "site": site, "select": _joined(select) or "top",
+        "rank": rank, "replace": replace, "scope": scope, "rank_on": rank_on,
+        "layers": _joined(layers), "position": position, "seed": seed,
+    }  # fmt: skip
+    plan_sweep(**choices)
+    check_free(folder, overwrite)
+
+    import lesion
+    from lesion.terminal import print_files, print_run
+
+    console = Console()
+    with Console(stderr=True).status("loading the model"):
+        loaded = lesion.load(model, revision=revision, device=device, dtype=dtype)
+    with _LesionBar() as bar:
+        run = lesion.sweep(
+            loaded, prompt, target, target_id=target_id, foil=foil, foil_id=foil_id, engine=engine,
+            hidden_norm=hidden_norm, progress=bar, **choices,
+        )  # fmt: skip
+    print_run(run, console)
+    with Console(stderr=True).status("drawing"):
+        run.save(folder, overwrite=overwrite)
+    print_files(run, folder, console)
+
+
+@app.command
+def show(run: Path, /) -> None:
+    """Print a saved run again.
+
+    Parameters
+    ----------
+    run
+        The directory that a command wrote with --out.
+    """
+    from rich.console import Console
+
+    import lesion
+    from lesion.terminal import print_run
+
+    print_run(lesion.open(run), Console())
+
+
+@app.command
+def models() -> None:
+    """List the families of models that can be lesioned, and where their sites are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lesion.models.families import FAMILIES
+
+    table = Table(box=None, title_justify="left", title="site = where it is in a block")
+    for heading in (
+        "family",
+        "model_type",
+        "pre = output of",
+        "post = input of",
+        "out = output of",
+    ):
+        table.add_column(heading, style="bold" if heading == "family" else "")
+    for family in FAMILIES:
+        table.add_row(
+            family.name, ", ".join(family.model_types), family.pre, family.down, family.down
+        )
+    console = Console()
+    console.print(table)
+    console.print("Any model of these types works: a name on the Hugging Face Hub, a local folder,")
+    console.print("or, in Python, one already loaded. Without a name the shipped model is used.")
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+) -> object:
+    """Causal lesion experiments on the MLP neurons of language models.
+
+    Parameters
+    ----------
+    config
+        A YAML or TOML file with flags as keys (prompt: …, fractions: [0.01, 0.1]).
+    """
+    environment = Env("LESION_", command=False)
+    app.config = (_config_file(config), environment) if config else (environment,)
+    return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+def main(tokens: Sequence[str] | None = None) -> None:
+    """Run the command; exits with 2 on a wrong flag or a `LesionError`, with 130 on Ctrl-C."""
+    from rich.console import Console
+    from rich.text import Text
+
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        app.meta(
+            sys.argv[1:] if tokens is None else tokens,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except (LesionError, CycloptsError) as error:
+        errors.print(Text.assemble(("error: ", "bold red"), str(error)))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        sys.exit(130)
+
+
+class _LesionBar:
+    """A progress bar on the standard error, drawn only on a terminal."""
+
+    def __enter__(self) -> "_LesionBar":
+        from rich.console import Console
+        from rich.progress import Progress, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self._progress = Progress(
+            *Progress.get_default_columns(), TimeElapsedColumn(), console=console,
+            transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._progress.start()
+        self._task = self._progress.add_task("lesions", total=None)
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _joined(words: list[str] | None) -> str | None:
+    return None if words is None else ",".join(words)
+
+
+def _config_file(path: Path) -> Yaml | Toml:
+    """The configuration file as a source of flags.
+
+    Raises:
+        InvalidChoice: no such file, or neither YAML nor TOML by its name.
+    """
+    rule = "A configuration file is YAML (.yaml, .yml) or TOML (.toml)"
+    if not path.is_file():
+        raise InvalidChoice(f"config {path}", "there is no such file", rule, "Check the path")
+    if path.suffix in (".yaml", ".yml"):
+        return Yaml(path, use_commands_as_keys=False, must_exist=True)
+    if path.suffix == ".toml":
+        return Toml(path, use_commands_as_keys=False, must_exist=True)
+    raise InvalidChoice(f"config {path}", f"its suffix is {path.suffix!r}", rule, "Rename it")

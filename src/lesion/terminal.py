@@ -1,0 +1,184 @@
+"""A run as a person reads it in a terminal: what was asked, the clean prediction, the effects.
+
+Prompts and tokens are data: they are shown as text, never as markup, their control characters as
+escapes.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lesion.figures import caption
+from lesion.runs.run import Run
+
+METRIC = "effect_log_prob"
+_CELL_WIDTH = 7
+_LOSS, _NEUTRAL, _GAIN = (230, 97, 1), (247, 247, 247), (44, 123, 182)
+
+
+def plain(text: str) -> str:
+    """The text with every control and formatting character shown as an escape."""
+    return "".join(
+        character if unicodedata.category(character)[0] != "C" else ascii(character)[1:-1]
+        for character in text
+    )
+
+
+def quoted(text: str) -> str:
+    """The text between quotation marks, on one line."""
+    return f"“{plain(text)}”"
+
+
+def print_run(run: Run, console: Console) -> None:
+    """Print a run: its question, the clean prediction, the effects and the means of its sets."""
+    console.print(_question(run))
+    for table in _effect_tables(run, console.width):
+        console.print(table)
+    console.print(_means_table(run, console.width))
+    for note in _notes(run):
+        console.print(note, style="dim")
+
+
+def print_files(run: Run, folder: Path, console: Console) -> None:
+    """Print where a run was written and what each of its pictures shows."""
+    console.print(Text.assemble("written to ", (str(folder), "bold")))
+    for kind in run.chart_kinds():
+        name = f"  figures/{kind}.png, .html"
+        console.print(Text.assemble((f"{name:<32}", "cyan"), caption(kind, METRIC)))
+
+
+def percent(fraction: float) -> str:
+    """A share as people write it: 0.2 %, 10 %."""
+    return f"{round(100 * fraction, 4):g} %"
+
+
+def _question(run: Run) -> RenderableType:
+    manifest, plan = run.manifest, run.manifest.plan
+    model, prompt = manifest.model, manifest.prompts[0]
+    sizes = " / ".join(str(size) for size in sorted(set(model.neurons)))
+    target = f"target {quoted(prompt.target)}"
+    if prompt.target_source == "top":
+        target += ", the model's own top token since none was given"
+    if prompt.foil is not None:
+        target += f"; foil {quoted(prompt.foil)}"
+    clean = "   ".join(f"{quoted(token.token)} {token.prob:.1%}" for token in prompt.clean_top)
+    rank = plan["rank"] or ("abs" if plan["site"] == "out" else "value")
+    scope = {"each": "each block alone", "all": "all blocks at once", "cumulative": "cumulative"}
+    lesions = (
+        f"{', '.join(_words(plan['select']))} at site {plan['site']}, ranked by {rank} on the "
+        f"{plan['rank_on']} run, replaced by {plan['replace']}, {scope[str(plan['scope'])]}"
+    )
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    rows = {
+        "model": f"{plain(model.name)}: {model.family}, {model.blocks} blocks × {sizes} neurons, "
+        f"{model.parameters:,} parameters, {model.dtype} on {model.device}",
+        "prompt": quoted(prompt.text),
+        "target": f"{target}; clean log-probability {prompt.clean_log_prob:.3f} nats, rank "
+        f"{prompt.clean_target_rank}",
+        "clean": clean,
+        "lesions": lesions,
+        "engine": f"{manifest.engine.name}, {manifest.seconds:.1f} s",
+    }
+    for label, value in rows.items():
+        grid.add_row(label, Text(value))
+    return grid
+
+
+def _effect_tables(run: Run, width: int) -> Iterator[RenderableType]:
+    """Blocks × fractions of the first selection, coloured by effect, cut to the width."""
+    frame = _main_rows(run)
+    effects = frame.pivot_table(index="layer", columns="fraction", values=METRIC)
+    if effects.empty:
+        return
+    largest = float(frame[METRIC].abs().max()) or 1.0
+    selection = frame["selection"].iloc[0]
+    for index, fractions in enumerate(
+        _chunks([float(f) for f in effects.columns], (width - 8) // _CELL_WIDTH)
+    ):
+        title = f"effect on the target's log-probability (nats), {selection}, block × fraction"
+        table = Table(title=title if index == 0 else None, title_justify="left", box=None)
+        table.add_column("block", justify="right", style="bold")
+        for fraction in fractions:
+            table.add_column(percent(fraction).replace(" ", ""), justify="right")
+        for layer, row in effects.iterrows():
+            table.add_row(str(layer), *(_cell(row[fraction], largest) for fraction in fractions))
+        yield table
+
+
+def _means_table(run: Run, width: int) -> RenderableType:
+    """Means over blocks, a row a selection, and the post-activation mass the first one moved."""
+    frame = run.frame()
+    measured = frame[frame["status"] == "ok"]
+    order = list(dict.fromkeys(measured["selection"]))
+    if not order:
+        return Text("No lesion was measured: every fraction takes less than one neuron.")
+    largest = float(measured[METRIC].abs().max()) or 1.0
+    fractions = sorted(set(measured["fraction"]))
+    tables = []
+    for index, chunk in enumerate(_chunks(fractions, (width - 14) // _CELL_WIDTH)):
+        title = "mean over blocks" if frame["layer"].notna().any() else "all blocks at once"
+        table = Table(title=title if index == 0 else None, title_justify="left", box=None)
+        table.add_column("", style="bold", no_wrap=True)
+        for fraction in chunk:
+            table.add_column(percent(fraction).replace(" ", ""), justify="right")
+        for selection in order:
+            means = measured[measured["selection"] == selection].groupby("fraction")[METRIC].mean()
+            table.add_row(selection, *(_cell(means.get(f), largest) for f in chunk))
+        first = measured[measured["selection"] == order[0]]
+        removed = first.groupby("fraction")["removed_post"].mean()
+        table.add_row("Σ|Δpost|", *(_amount(removed.get(f)) for f in chunk), style="dim")
+        tables.append(table)
+    return Group(*tables)
+
+
+def _notes(run: Run) -> Iterator[Text]:
+    frame = run.frame()
+    empty = int((frame["status"] == "empty").sum())
+    nonfinite = int((frame["status"] == "nonfinite").sum())
+    if empty:
+        yield Text(f"{empty} of {len(frame)} rows take no neuron (status empty) and are not drawn.")
+    if nonfinite:
+        yield Text(
+            f"{nonfinite} of {len(frame)} rows had a NaN or infinite logit (status nonfinite)."
+        )
+
+
+def _main_rows(run: Run) -> pd.DataFrame:
+    frame = run.frame()
+    main = frame["selection"] == frame["selection"].iloc[0]
+    return frame.loc[main & frame["layer"].notna()]
+
+
+def _cell(value: float | None, largest: float) -> Text:
+    if value is None or pd.isna(value):
+        return Text("·", style="dim")
+    # The square root keeps small effects visible beside one catastrophic block.
+    share = min(1.0, abs(value) / largest) ** 0.5
+    end = _LOSS if value < 0 else _GAIN
+    red, green, blue = (
+        round(neutral + (pole - neutral) * share)
+        for neutral, pole in zip(_NEUTRAL, end, strict=True)
+    )
+    digits = f"{value:+.2f}" if abs(value) < 10 else f"{value:+.1f}"
+    return Text(f"{digits:>6}", style=f"black on rgb({red},{green},{blue})")
+
+
+def _amount(value: float | None) -> str:
+    return "·" if value is None or pd.isna(value) else f"{value:.3g}"
+
+
+def _chunks(values: Sequence[float], size: int) -> Iterator[Sequence[float]]:
+    size = max(1, size)
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def _words(value: object) -> Iterable[str]:
+    return [str(word) for word in value] if isinstance(value, list) else [str(value)]
