@@ -1,7 +1,7 @@
 """Reads a package's source without importing it, and lists what breaks the rules of the house.
 
-1. Rooms. A module belongs to the room it lies in (`lesion/runs/store.py` to `runs`); the rooms stand
-   on floors, and a module imports from its own room and those below. Nothing imports from the
+1. Rooms. A module belongs to the room it lies in (`lesion/runs/store.py` to `runs`); the rooms
+   stand on floors, and a module imports from its own room and those below. Nothing imports from the
    package's root, which stands above all. Every import counts: deferred into a function, for type
    checking only, relative, or by `importlib.import_module("a.literal")`.
 2. Cycles. No module reaches itself through the imports of its own room.
@@ -101,16 +101,16 @@ def misplaced(package: Path, rooms: Sequence[str]) -> list[str]:
             offences.append(
                 f"{one.place}: {one.importer} imports {one.imported}, which is above it"
             )
-    return sorted(offences)
+    return sorted(set(offences))
 
 
 def cycles(package: Path) -> list[tuple[str, ...]]:
     """The modules of each room that reach one another, as groups."""
     below: dict[str, set[str]] = {module: set() for module in source_files(package)}
     for one in imports(package):
-        if package.name not in (one.importer, one.imported):
-            if _room(one.importer) == _room(one.imported):
-                below[one.importer].add(one.imported)
+        inside = package.name not in (one.importer, one.imported)
+        if inside and _room(one.importer) == _room(one.imported):
+            below[one.importer].add(one.imported)
     reached = {module: _reached(module, below) for module in below}
     return sorted(
         {

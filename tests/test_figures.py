@@ -278,8 +278,10 @@ def test_heatmap_diverges_around_zero_in_ascending_percentages() -> None:
     color, rows = cells["encoding"]["color"]["scale"], cells["encoding"]["y"]["scale"]
     assert color["scheme"]["name"] == "redblue"
     assert color["domain"] == pytest.approx([-3.6 * 0.9 / 0.91, 3.6 * 0.9 / 0.91])
-    assert rows["domain"][:2] == ["0.2 %", "0.5 %"]
-    assert rows["domain"][-1] == "90 %"
+    assert rows["domain"] == [
+        *("0.2 %", "0.5 %", "1 %", "1.5 %", "2 %", "2.5 %", "3 %", "3.5 %", "4 %", "4.5 %"),
+        *("10 %", "20 %", "30 %", "40 %", "50 %", "60 %", "70 %", "80 %", "90 %"),
+    ]
     # the vertical axis grows upwards
     assert rows["reverse"] is True
     assert cells["encoding"]["x"]["scale"]["domain"] == list(range(36))
@@ -547,6 +549,19 @@ def test_a_missing_column_is_named() -> None:
     )
 
 
+def test_a_measurement_that_is_there_twice_is_refused_and_suits_no_kind() -> None:
+    frame = synthetic(fractions=[0.1])
+    twice = pd.concat([frame, frame.assign(engine="reference")])
+    assert kinds_for(twice) == ()
+    with pytest.raises(LesionError) as error:
+        chart(twice, "curves")
+    assert message(error) == (
+        "chart(kind='curves', metric='effect_log_prob'): 6 rows repeat a measurement that the "
+        "frame already holds. A mean runs over draws and prompts, never over two experiments. "
+        "Draw one experiment at a time."
+    )
+
+
 def test_another_suffix_lists_the_five(tmp_path: Path) -> None:
     picture = chart(synthetic(blocks=2, fractions=[0.1]), "dots")
     with pytest.raises(InvalidChoice) as error:
@@ -576,6 +591,21 @@ def test_files_are_written_as_their_suffix_says(tmp_path: Path, suffix: str, sta
     path = tmp_path / "new" / f"effect{suffix}"
     save_chart(chart(synthetic(blocks=2, fractions=[0.1, 0.2]), "curves"), path)
     assert path.read_bytes().startswith(starts)
+
+
+@pytest.mark.parametrize("selections", [("top",), ("top", "random")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_mark_has_a_place_and_a_size(
+    tmp_path: Path, kind: str, selections: tuple[str, ...]
+) -> None:
+    # a scale that Vega cannot resolve shows only in what it draws
+    frame = synthetic(blocks=2, fractions=[0.1], selections=selections)
+    save_chart(chart(frame, kind), tmp_path / "effect.svg")
+    drawn = (tmp_path / "effect.svg").read_text(encoding="utf-8")
+    assert "NaN" not in drawn
+    assert "undefined" not in drawn
+    label = "point" if MARKS[kind] == "point" else "rect mark"
+    assert drawn.count(f'aria-roledescription="{label}"') == 2 * len(selections)
 
 
 def test_html_stands_alone_and_a_prompt_cannot_leave_its_script(tmp_path: Path) -> None:

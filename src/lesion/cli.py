@@ -6,12 +6,13 @@ A flag wins over the configuration file (`-c FILE.yaml` or `.toml`), the file ov
 
 import datetime
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
-from cyclopts.config import Env, Toml, Yaml
+from cyclopts.config import Dict, Env
 
 from lesion.axes import Position, RankOn, Scope, Site
 from lesion.errors import InvalidChoice, LesionError
@@ -124,9 +125,12 @@ def sweep(
     plan_sweep(**choices)
     check_free(folder, overwrite)
 
+    from transformers.utils.logging import disable_progress_bar
+
     import lesion
     from lesion.terminal import print_files, print_run
 
+    disable_progress_bar()  # transformers' own; the status line below says the same
     console = Console()
     with Console(stderr=True).status("loading the model"):
         loaded = lesion.load(model, revision=revision, device=device, dtype=dtype)
@@ -166,19 +170,13 @@ def models() -> None:
 
     from lesion.models.families import FAMILIES
 
-    table = Table(box=None, title_justify="left", title="site = where it is in a block")
-    for heading in (
-        "family",
-        "model_type",
-        "pre = output of",
-        "post = input of",
-        "out = output of",
-    ):
-        table.add_column(heading, style="bold" if heading == "family" else "")
+    table = Table(box=None, padding=(0, 3, 0, 0))
+    table.add_column("family", style="bold")
+    table.add_column("model_type", overflow="fold")
+    table.add_column("pre: output of", no_wrap=True)
+    table.add_column("post, out: input, output of", no_wrap=True)
     for family in FAMILIES:
-        table.add_row(
-            family.name, ", ".join(family.model_types), family.pre, family.down, family.down
-        )
+        table.add_row(family.name, ", ".join(family.model_types), family.pre, family.down)
     console = Console()
     console.print(table)
     console.print("Any model of these types works: a name on the Hugging Face Hub, a local folder,")
@@ -197,9 +195,12 @@ def launch(
     config
         A YAML or TOML file with flags as keys (prompt: …, fractions: [0.01, 0.1]).
     """
-    environment = Env("LESION_", command=False)
-    app.config = (_config_file(config), environment) if config else (environment,)
-    return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    # The application outlives the call, its sources of flags must not.
+    app.config = (*([_config_file(config)] if config else []), Env("LESION_", command=False))
+    try:
+        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    finally:
+        app.config = ()
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
@@ -250,17 +251,27 @@ def _joined(words: list[str] | None) -> str | None:
     return None if words is None else ",".join(words)
 
 
-def _config_file(path: Path) -> Yaml | Toml:
+def _config_file(path: Path) -> Dict:
     """The configuration file as a source of flags.
 
     Raises:
-        InvalidChoice: no such file, or neither YAML nor TOML by its name.
+        InvalidChoice: no such file, not readable as what its name says, or no mapping of flags.
     """
-    rule = "A configuration file is YAML (.yaml, .yml) or TOML (.toml)"
-    if not path.is_file():
-        raise InvalidChoice(f"config {path}", "there is no such file", rule, "Check the path")
-    if path.suffix in (".yaml", ".yml"):
-        return Yaml(path, use_commands_as_keys=False, must_exist=True)
-    if path.suffix == ".toml":
-        return Toml(path, use_commands_as_keys=False, must_exist=True)
-    raise InvalidChoice(f"config {path}", f"its suffix is {path.suffix!r}", rule, "Rename it")
+    import yaml
+
+    rule = "A configuration file is YAML (.yaml, .yml) or TOML (.toml) with flags as keys"
+    asked = f"config {path}"
+    if path.suffix not in (".yaml", ".yml", ".toml"):
+        raise InvalidChoice(asked, f"its suffix is {path.suffix!r}", rule, "Rename it")
+    try:
+        text = path.read_text(encoding="utf-8")
+        flags = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except OSError as error:
+        found = f"it cannot be read ({error.strerror})"
+        raise InvalidChoice(asked, found, rule, "Check the path") from None
+    except (UnicodeDecodeError, yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+        found = " ".join(str(error).split())
+        raise InvalidChoice(asked, found, rule, "Correct it there") from None
+    if not isinstance(flags, dict):
+        raise InvalidChoice(asked, "it holds no flags", rule, "Write for example: prompt: Hello")
+    return Dict(flags, use_commands_as_keys=False, source=str(path))

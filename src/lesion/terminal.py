@@ -46,10 +46,11 @@ def print_run(run: Run, console: Console) -> None:
 
 def print_files(run: Run, folder: Path, console: Console) -> None:
     """Print where a run was written and what each of its pictures shows."""
-    console.print(Text.assemble("written to ", (str(folder), "bold")))
+    console.print(Text.assemble("written to ", (plain(str(folder)), "bold")))
+    grid = Table.grid(padding=(0, 2))
     for kind in run.chart_kinds():
-        name = f"  figures/{kind}.png, .html"
-        console.print(Text.assemble((f"{name:<32}", "cyan"), caption(kind, METRIC)))
+        grid.add_row(Text(f"figures/{kind}.png, .html", style="cyan"), caption(kind, METRIC))
+    console.print(grid)
 
 
 def percent(fraction: float) -> str:
@@ -61,9 +62,9 @@ def _question(run: Run) -> RenderableType:
     manifest, plan = run.manifest, run.manifest.plan
     model, prompt = manifest.model, manifest.prompts[0]
     sizes = " / ".join(str(size) for size in sorted(set(model.neurons)))
-    target = f"target {quoted(prompt.target)}"
+    target = quoted(prompt.target)
     if prompt.target_source == "top":
-        target += ", the model's own top token since none was given"
+        target += " (none was given: the model's own top token)"
     if prompt.foil is not None:
         target += f"; foil {quoted(prompt.foil)}"
     clean = "   ".join(f"{quoted(token.token)} {token.prob:.1%}" for token in prompt.clean_top)
@@ -103,12 +104,9 @@ def _effect_tables(run: Run, width: int) -> Iterator[RenderableType]:
         _chunks([float(f) for f in effects.columns], (width - 8) // _CELL_WIDTH)
     ):
         title = f"effect on the target's log-probability (nats), {selection}, block × fraction"
-        table = Table(title=title if index == 0 else None, title_justify="left", box=None)
-        table.add_column("block", justify="right", style="bold")
-        for fraction in fractions:
-            table.add_column(percent(fraction).replace(" ", ""), justify="right")
+        table = _table("block", fractions, title if index == 0 else None)
         for layer, row in effects.iterrows():
-            table.add_row(str(layer), *(_cell(row[fraction], largest) for fraction in fractions))
+            table.add_row(f"{layer}  ", *(_cell(row[fraction], largest) for fraction in fractions))
         yield table
 
 
@@ -124,18 +122,25 @@ def _means_table(run: Run, width: int) -> RenderableType:
     tables = []
     for index, chunk in enumerate(_chunks(fractions, (width - 14) // _CELL_WIDTH)):
         title = "mean over blocks" if frame["layer"].notna().any() else "all blocks at once"
-        table = Table(title=title if index == 0 else None, title_justify="left", box=None)
-        table.add_column("", style="bold", no_wrap=True)
-        for fraction in chunk:
-            table.add_column(percent(fraction).replace(" ", ""), justify="right")
+        table = _table("", chunk, title if index == 0 else None)
         for selection in order:
             means = measured[measured["selection"] == selection].groupby("fraction")[METRIC].mean()
-            table.add_row(selection, *(_cell(means.get(f), largest) for f in chunk))
+            table.add_row(f"{selection}  ", *(_cell(means.get(f), largest) for f in chunk))
         first = measured[measured["selection"] == order[0]]
         removed = first.groupby("fraction")["removed_post"].mean()
-        table.add_row("Σ|Δpost|", *(_amount(removed.get(f)) for f in chunk), style="dim")
+        table.add_row("Σ|Δpost|  ", *(_amount(removed.get(f)) for f in chunk), style="dim")
         tables.append(table)
     return Group(*tables)
+
+
+def _table(corner: str, fractions: Sequence[float], title: str | None) -> Table:
+    """An empty table with one column a fraction, its cells side by side as in a heat map."""
+    table = Table(title=title, title_justify="left", title_style="italic", box=None, padding=0)
+    table.add_column(f"{corner}  ", style="bold", justify="right", no_wrap=True)
+    for fraction in fractions:
+        heading = f"{percent(fraction).replace(' ', '')} "
+        table.add_column(heading, justify="right", no_wrap=True, min_width=_CELL_WIDTH)
+    return table
 
 
 def _notes(run: Run) -> Iterator[Text]:
@@ -158,7 +163,7 @@ def _main_rows(run: Run) -> pd.DataFrame:
 
 def _cell(value: float | None, largest: float) -> Text:
     if value is None or pd.isna(value):
-        return Text("·", style="dim")
+        return Text("· ", style="dim")
     # The square root keeps small effects visible beside one catastrophic block.
     share = min(1.0, abs(value) / largest) ** 0.5
     end = _LOSS if value < 0 else _GAIN
@@ -167,11 +172,11 @@ def _cell(value: float | None, largest: float) -> Text:
         for neutral, pole in zip(_NEUTRAL, end, strict=True)
     )
     digits = f"{value:+.2f}" if abs(value) < 10 else f"{value:+.1f}"
-    return Text(f"{digits:>6}", style=f"black on rgb({red},{green},{blue})")
+    return Text(f" {digits:>{_CELL_WIDTH - 2}} ", style=f"black on rgb({red},{green},{blue})")
 
 
 def _amount(value: float | None) -> str:
-    return "·" if value is None or pd.isna(value) else f"{value:.3g}"
+    return "· " if value is None or pd.isna(value) else f"{value:.3g} "
 
 
 def _chunks(values: Sequence[float], size: int) -> Iterator[Sequence[float]]:

@@ -155,12 +155,15 @@ class TestDrawnRanking:
             pytest.param((1, 4, 5, "a"), id="layer"),
             pytest.param((1, 3, 6, "a"), id="draw"),
             pytest.param((1, 3, 5, "b"), id="prompt key"),
-            pytest.param((13, 35, 5, "a"), id="digits that run together"),
             pytest.param((1, 5, 3, "a"), id="layer and draw exchanged"),
         ],
     )
     def test_each_part_counts(self, other):
         assert drawn((1, 3, 5, "a"), 64) != drawn(other, 64)
+
+    def test_digits_do_not_run_together(self):
+        assert drawn((1, 23, 5, "a"), 64) != drawn((12, 3, 5, "a"), 64)
+        assert drawn((1, 3, 25, "a"), 64) != drawn((1, 32, 5, "a"), 64)
 
     def test_what_was_drawn_before_does_not_matter(self):
         parts = [(seed, layer, 0, key) for seed in (0, 1) for layer in (0, 5) for key in ("a", "b")]

@@ -1,7 +1,8 @@
 """The sweep: one prompt, many shares of neurons, block by block or all blocks at once.
 
 1. The words become a plan (`experiments/plan.py`), which is checked before the model runs.
-2. The plan gives the cells, one a row; the engine runs each distinct lesion once.
+2. The plan gives the cells (`experiments/cells.py`), one a row; the engine runs each distinct
+   lesion once.
 3. Every cell gets its row: metrics after the lesion, effects against the clean run, evidence.
 
 Source: the report's protocol, successive median-replacement of MLP neurons
@@ -22,15 +23,8 @@ from lesion.axes import Position, RankOn, Scope, Site
 from lesion.columns import SWEEP_SCHEMA
 from lesion.engines.choosing import ENGINE_WORDS, EngineWord, choose_engine
 from lesion.engines.engine import Engine, Outcome, Progress
-from lesion.experiments.plan import (
-    Cell,
-    Layers,
-    SweepPlan,
-    cells_of,
-    draw_of,
-    measurement_key,
-    plan_sweep,
-)
+from lesion.experiments.cells import Cell, cells_of, draw_of, measurement_key
+from lesion.experiments.plan import Layers, SweepPlan, plan_sweep
 from lesion.experiments.records import model_record, plan_record, prompt_record, versions
 from lesion.interventions.fractions import Fractions
 from lesion.interventions.lesion import Lesion, check_word

@@ -25,7 +25,7 @@ from lesion.figures.dots import draw_dots
 from lesion.figures.heatmap import draw_heatmap
 from lesion.figures.metrics import METRICS
 from lesion.figures.style import Picture, banner, styled
-from lesion.figures.table import Table, tabulate, without_block
+from lesion.figures.table import Table, check_columns, repeated_rows, tabulate, without_block
 
 __all__ = ["KINDS", "METRICS", "caption", "chart", "kinds_for", "save_chart"]
 
@@ -74,19 +74,20 @@ def chart(
 
     Raises:
         InvalidChoice: no such kind or metric, or a kind that does not suit the frame's scope.
-        LesionError: a column is missing, or no row is left to draw.
+        LesionError: a column is missing, no row is left to draw, or one is there twice.
     """
     asked = f"chart(kind={kind!r}, metric={metric!r})"
     check_choice("kind", kind, KINDS)
     check_choice("metric", metric, tuple(METRICS))
-    suitable, scope_all = kinds_for(frame), kind == "dose" and has_whole_model_rows(frame)
-    if suitable == ("dose",) and kind != "dose":
+    check_columns(frame, asked, metric)
+    if kind != "dose" and is_whole_model(frame):
         raise InvalidChoice(
             asked,
             'every row of the frame has scope "all", which has no single block',
-            f"The kinds that suit such a frame: {', '.join(suitable)}",
-            f'Pass kind="{suitable[0]}", or sweep with scope="each"',
+            "The kinds that suit such a frame: dose",
+            'Pass kind="dose", or sweep with scope="each"',
         )
+    scope_all = kind == "dose" and bool(without_block(frame).any())
     table = tabulate(frame, metric, scope_all, asked)
     picture, notes = DRAW[kind](table)
     lines = [*table.facts, *([" · ".join(notes)] if notes else [])]
@@ -94,14 +95,18 @@ def chart(
 
 
 def kinds_for(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The kinds that suit a frame: without single blocks, only "dose"."""
-    if has_whole_model_rows(frame) and without_block(frame).all():
-        return ("dose",)
-    return ("curves", "dots", "heatmap")
+    """The kinds that suit a frame: only "dose" without single blocks.
+
+    None suits a frame that holds a measurement twice, which `chart` would refuse.
+    """
+    check_columns(frame, "kinds_for(frame)")
+    if repeated_rows(frame[frame["status"] == "ok"]).any():
+        return ()
+    return ("dose",) if is_whole_model(frame) else ("curves", "dots", "heatmap")
 
 
-def has_whole_model_rows(frame: pd.DataFrame) -> bool:
-    return {"scope", "layer"} <= set(frame) and bool(without_block(frame).any())
+def is_whole_model(frame: pd.DataFrame) -> bool:
+    return len(frame) > 0 and bool(without_block(frame).all())
 
 
 def caption(kind: str, metric: str) -> str:

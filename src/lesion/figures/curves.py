@@ -61,4 +61,5 @@ def draw_panel(table: Table, panel: Panel, axis: EffectAxis) -> alt.LayerChart:
 
 def main_over_controls(table: Table, main: float, control: float) -> alt.Scale:
     sizes = [control if label in table.controls else main for label in table.series]
-    return alt.Scale(domain=list(table.series), range=sizes)
+    # without its type, a scale with a single entry gives that entry no size at all
+    return alt.Scale(type="ordinal", domain=list(table.series), range=sizes)

@@ -17,7 +17,7 @@ import pandas as pd
 from lesion.errors import LesionError
 from lesion.figures.metrics import METRICS, Metric
 
-__all__ = ["Table", "percent", "tabulate", "without_block"]
+__all__ = ["Table", "check_columns", "percent", "repeated_rows", "tabulate", "without_block"]
 
 REQUIRED = (
     *("prompt_id", "prompt", "target", "layer", "fraction", "neurons", "target_rank"),
@@ -82,16 +82,8 @@ def tabulate(frame: pd.DataFrame, metric: str, scope_all: bool, asked: str) -> T
         asked: how the caller's request reads at the head of an error.
 
     Raises:
-        LesionError: a column is missing, or no row is left to draw.
+        LesionError: no row is left to draw, or a measurement is there twice.
     """
-    missing = [name for name in (*REQUIRED, metric) if name not in frame]
-    if missing:
-        raise LesionError(
-            asked,
-            f"the frame has no column {', '.join(missing)}",
-            "A picture needs the columns that a sweep returns",
-            "Pass the frame of a sweep, unchanged",
-        )
     rows, left_out = drawable(frame, metric, scope_all)
     if rows.empty:
         raise LesionError(
@@ -102,6 +94,13 @@ def tabulate(frame: pd.DataFrame, metric: str, scope_all: bool, asked: str) -> T
         )
     main = str(frame["selection"].iloc[0])
     rows = rows.assign(series=series_labels(rows))
+    if count := int(repeated_rows(rows).sum()):
+        raise LesionError(
+            asked,
+            f"{count} {row_word(count)} repeat a measurement that the frame already holds",
+            "A mean runs over draws and prompts, never over two experiments",
+            "Draw one experiment at a time",
+        )
     points = average(rows, ["series"] if scope_all else ["series", "block"])
     selection_of = dict(zip(rows["series"], rows["selection"], strict=True))
     ordered = sorted(selection_of, key=lambda label: selection_of[label] != main)
@@ -145,6 +144,23 @@ def drawable(
     if not scope_all:
         rows = rows.assign(block=rows["layer"].astype(np.int64))
     return rows, tuple(counted)
+
+
+def check_columns(frame: pd.DataFrame, asked: str, *more: str) -> None:
+    """Raises a LesionError that names every column a picture misses."""
+    missing = [name for name in (*REQUIRED, *more) if name not in frame]
+    if missing:
+        raise LesionError(
+            asked,
+            f"the frame has no column {', '.join(missing)}",
+            "A picture needs the columns that a sweep returns",
+            "Pass the frame of a sweep, unchanged",
+        )
+
+
+def repeated_rows(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Rows that nothing in the frame tells apart from an earlier one, as two equal-sized sets."""
+    return rows.duplicated(["prompt_id", "layer", "fraction", "selection", "draw", *SETTINGS])
 
 
 def without_block(rows: pd.DataFrame) -> pd.Series[bool]:

@@ -149,6 +149,9 @@ def _trained(
             )
         except (OSError, ValueError) as error:
             raise _not_found(f"{called} (its tokenizer)", _first_line(error)) from error
+        # Without its files transformers makes up a tokenizer that knows nothing but special tokens.
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            raise _not_found(f"{called} (its tokenizer)", "it has no vocabulary")
     source = "shipped with the package" if name is None else place
     return LanguageModel(
         hf_model.eval().to(device),

@@ -1,0 +1,5 @@
+"""`python -m lesion` is the `lesion` command."""
+
+from lesion.cli import main
+
+main()
