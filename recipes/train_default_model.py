@@ -88,13 +88,19 @@ def train_tokenizer(books: list[Path], recipe: Recipe, path: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
+def end_of_text_id(tokenizer: Tokenizer) -> int:
+    token_id = tokenizer.token_to_id(END_OF_TEXT)
+    assert token_id is not None, "the tokenizer was trained with it"
+    return token_id
+
+
 def encode_books(
     books: list[Path], tokenizer: Tokenizer, folder: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """All tokens of the books, and the positions at which a paragraph begins."""
     tokens_path, starts_path = folder / "tokens.npy", folder / "starts.npy"
     if not (tokens_path.exists() and starts_path.exists()):
-        end = tokenizer.token_to_id(END_OF_TEXT)
+        end = end_of_text_id(tokenizer)
         tokens: list[int] = []
         starts: list[int] = []
         for book in books:
@@ -164,7 +170,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, matrices: list[torch.Tensor], lr: float, momentum: float, weight_decay: float
+        self, matrices: list[torch.nn.Parameter], lr: float, momentum: float, weight_decay: float
     ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -199,7 +205,8 @@ class Training:
 
     def __init__(self, recipe: Recipe, end_of_text: int, device: str, folder: Path) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
-        self.model = build_model(recipe, end_of_text).to(device)
+        self.model = build_model(recipe, end_of_text)
+        torch.nn.Module.to(self.model, torch.device(device))
         matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and ".h." in n]
         others = [p for n, p in self.model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
         muon = Muon(matrices, recipe.muon_learning_rate, 0.95, recipe.weight_decay)
@@ -273,7 +280,7 @@ class Training:
         self.step = int(described["step"])
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
+@torch.no_grad()
 def score_book(
     model: GPT2LMHeadModel, ids: np.ndarray, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -326,7 +333,7 @@ def measure_book(
     """The score of one whole book, or of its first bytes where `most_bytes` is given."""
     text = book.read_bytes()[:most_bytes].decode("utf-8", errors="ignore")
     encoding = tokenizer.encode(text)
-    end = tokenizer.token_to_id(END_OF_TEXT)
+    end = end_of_text_id(tokenizer)
     losses, hits = score_book(model, np.array([end, *encoding.ids]), device)
     begins = np.array([begin for begin, _ in encoding.offsets])
     missed = np.concatenate([[0], np.cumsum(~hits)])
@@ -353,7 +360,8 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     large = training.model.num_parameters() > 5_000_000
     stored = torch.float16 if large else torch.float32
-    training.model.to(stored).save_pretrained(folder)
+    torch.nn.Module.to(training.model, stored)
+    training.model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer_file),
@@ -496,8 +504,7 @@ def main() -> None:
     tokenizer_file = options.work / "tokenizer.json"
     tokenizer = train_tokenizer(training_books, recipe, tokenizer_file)
     tokens, starts = encode_books(training_books, tokenizer, options.work)
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    training = Training(recipe, end, options.device, options.work)
+    training = Training(recipe, end_of_text_id(tokenizer), options.device, options.work)
     print(
         f"{len(training_books)} books, {len(tokens):,} tokens, "
         f"{training.model.num_parameters():,} parameters; "

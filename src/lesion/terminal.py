@@ -158,7 +158,8 @@ def _notes(run: Run) -> Iterator[Text]:
 def _main_rows(run: Run) -> pd.DataFrame:
     frame = run.frame()
     main = frame["selection"] == frame["selection"].iloc[0]
-    return frame.loc[main & frame["layer"].notna()]
+    rows: pd.DataFrame = frame.loc[main & frame["layer"].notna()]
+    return rows
 
 
 def _cell(value: float | None, largest: float) -> Text:
