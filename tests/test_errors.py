@@ -98,15 +98,7 @@ def passed_on(error: LesionError) -> list[LesionError]:
 
 @pytest.mark.parametrize(
     "error",
-    [
-        pytest.param(
-            found,
-            marks=pytest.mark.xfail(strict=True, reason="OSError pickles its first three arguments")
-            if found in OS_ERRORS
-            else (),
-        )
-        for found in CLASSES
-    ],
+    CLASSES,
 )
 def test_it_survives_pickling(error):
     raised = error(*PARTS)
@@ -116,7 +108,6 @@ def test_it_survives_pickling(error):
         assert vars(arrived) == vars(raised)
 
 
-@pytest.mark.xfail(strict=True, reason="OSError takes the parts for errno, strerror and filename")
 @pytest.mark.parametrize("error", OS_ERRORS)
 def test_the_parts_are_no_error_numbers_or_file_names(error):
     raised = error(*PARTS)

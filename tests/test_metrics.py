@@ -119,10 +119,12 @@ class TestKl:
     def test_a_token_the_lesion_made_impossible_is_infinitely_far(self):
         assert measured([0.0, -np.inf], [0.0, 0.0]).kl.tolist() == [np.inf]
 
-    @pytest.mark.xfail(strict=True, reason="a clean run of NaN weighs nothing, and kl is 0")
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_without_a_clean_run_it_is_not_measured(self, bad):
-        assert np.isnan(measured([0.0, 1.0, 2.0], [0.0, bad, 2.0]).kl).all()
+        found = measured([0.0, 1.0, 2.0], [0.0, bad, 2.0])
+        assert np.isnan(found.kl).all()
+        assert found.finite.all(), "the row itself is measured"
+        assert np.isnan(measured([0.0, 1.0], [-np.inf, -np.inf]).kl).all()
 
 
 class TestTargetRank:
@@ -199,11 +201,11 @@ class TestLogitsThatAreNoNumber:
         assert found.prob.tolist() == [0.0]
         assert found.target_rank.tolist() == [3.0]
 
-    @pytest.mark.xfail(
-        strict=True, reason="a row of -inf counts as finite, with NaN in its numbers"
-    )
     def test_a_row_without_any_probability_is_not_finite(self):
-        assert not measured([[-np.inf, -np.inf]], [0.0, 0.0]).finite.any()
+        found = measured([[-np.inf, -np.inf], [0.0, 1.0]], [0.0, 0.0], foil=1)
+        assert found.finite.tolist() == [False, True]
+        assert found.top_token_id.tolist() == [-1, 1]
+        assert all(np.isnan(getattr(found, name)[0]) for name in NUMBERS)
 
 
 class TestRows:

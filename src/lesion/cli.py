@@ -127,15 +127,16 @@ def sweep(
 
     from transformers.utils.logging import disable_progress_bar
 
-    import lesion
+    from lesion.experiments.sweep import sweep as run_sweep
+    from lesion.models.loading import load
     from lesion.terminal import print_files, print_run
 
     disable_progress_bar()  # transformers' own; the status line below says the same
     console = Console()
     with Console(stderr=True).status("loading the model"):
-        loaded = lesion.load(model, revision=revision, device=device, dtype=dtype)
+        loaded = load(model, revision=revision, device=device, dtype=dtype)
     with _LesionBar() as bar:
-        run = lesion.sweep(
+        run = run_sweep(
             loaded, prompt, target, target_id=target_id, foil=foil, foil_id=foil_id, engine=engine,
             hidden_norm=hidden_norm, progress=bar, **choices,
         )  # fmt: skip
@@ -156,10 +157,10 @@ def show(run: Path, /) -> None:
     """
     from rich.console import Console
 
-    import lesion
+    from lesion.runs.run import open_run
     from lesion.terminal import print_run
 
-    print_run(lesion.open(run), Console())
+    print_run(open_run(run), Console())
 
 
 @app.command

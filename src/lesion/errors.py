@@ -12,7 +12,9 @@
     ├── LesionNotApplied (RuntimeError)     the model ran, but the lesion left no trace in it
     └── RunError
         ├── RunExists (FileExistsError)     something stands where the run is to be written
-        └── RunNotFound (FileNotFoundError) no run where one is to be read
+        ├── RunNotWritable (OSError)        a place that cannot be written, or a full disk
+        ├── RunNotFound (FileNotFoundError) no run where one is to be read
+        └── RunDamaged (ValueError)         a shard that is not what was written
 
 The command prints any of them without a traceback and exits with 2.
 """
@@ -21,9 +23,14 @@ The command prints any of them without a traceback and exits with 2.
 class LesionError(Exception):
     """Base of every error that a caller can mend; its text is `asked: found. rule. remedy.`"""
 
+    def __new__(cls, *_: str) -> "LesionError":
+        # OSError would take the parts for an error number and a file name.
+        return super().__new__(cls)
+
     def __init__(self, asked: str, found: str, rule: str, remedy: str) -> None:
-        self.asked, self.found, self.rule, self.remedy = asked, found, rule, remedy
         super().__init__(asked, found, rule, remedy)
+        self.asked, self.found, self.rule, self.remedy = asked, found, rule, remedy
+        self.args = (asked, found, rule, remedy)
 
     def __str__(self) -> str:
         return f"{self.asked}: {self.found}. {self.rule}. {self.remedy}."
@@ -73,5 +80,13 @@ class RunExists(RunError, FileExistsError):
     """Something already stands where a run is to be written."""
 
 
+class RunNotWritable(RunError, OSError):
+    """A run cannot be written there: no right to, a read-only or a full disk."""
+
+
 class RunNotFound(RunError, FileNotFoundError):
     """No run stands where one is to be read."""
+
+
+class RunDamaged(RunError, ValueError):
+    """A shard of a run is not the one that was written."""

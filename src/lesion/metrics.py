@@ -11,7 +11,8 @@ All are computed in float64 from the logits as the model gives them, one row a l
     logit_diff     logit of the target minus logit of the foil; NaN without a foil
     top_token_id   the token with the largest logit; among equals the lowest id
 
-A row with a logit that is NaN or +inf is not finite: its numbers are NaN and its `top_token_id` −1.
+A row with a logit that is NaN or +inf, or with nothing but −inf, is not finite: its numbers are NaN
+and its `top_token_id` −1. Without a finite clean run there is no KL.
 """
 
 import dataclasses
@@ -63,9 +64,10 @@ def measure(
 ) -> Metrics:
     """The metrics of every row of logits against the clean run's."""
     rows = logits.detach().double()
-    finite = ~(rows.isnan() | (rows == torch.inf)).any(dim=-1)
+    clean = clean_logits.detach().double()
+    finite = _usable(rows)
     log_probs = rows.log_softmax(dim=-1)
-    clean_log_probs = clean_logits.detach().double().log_softmax(dim=-1)
+    clean_log_probs = clean.log_softmax(dim=-1)
     target = rows[:, target_id]
     log_prob = log_probs[:, target_id]
     rank = 1 + (rows > target[:, None]).sum(dim=-1)
@@ -75,7 +77,9 @@ def measure(
         "log_prob": log_prob,
         "prob": log_prob.exp(),
         "target_rank": rank.double(),
-        "kl": _expectation(clean_log_probs, clean_log_probs - log_probs),
+        "kl": _expectation(clean_log_probs, clean_log_probs - log_probs).where(
+            _usable(clean), torch.nan
+        ),
         "entropy": _expectation(log_probs, -log_probs),
         "logit_diff": gap,
     }
@@ -84,6 +88,12 @@ def measure(
         **{name: value.where(finite, torch.nan).cpu().numpy() for name, value in numbers.items()},
         top_token_id=top.cpu().numpy(),
     )
+
+
+def _usable(logits: Float[Tensor, "*row vocabulary"]) -> Bool[Tensor, "*row"]:
+    """Whether the logits give a distribution."""
+    broken = (logits.isnan() | (logits == torch.inf)).any(dim=-1)
+    return ~broken & logits.isfinite().any(dim=-1)
 
 
 def _expectation(

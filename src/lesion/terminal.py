@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lesion.figures import caption
+from lesion.runs.manifest import PromptRecord
 from lesion.runs.run import Run
 
 METRIC = "effect_log_prob"
@@ -68,11 +69,11 @@ def _question(run: Run) -> RenderableType:
     if prompt.foil is not None:
         target += f"; foil {quoted(prompt.foil)}"
     clean = "   ".join(f"{quoted(token.token)} {token.prob:.1%}" for token in prompt.clean_top)
-    rank = plan["rank"] or ("abs" if plan["site"] == "out" else "value")
+    rank = plan.get("rank") or ("abs" if plan["site"] == "out" else "value")
     scope = {"each": "each block alone", "all": "all blocks at once", "cumulative": "cumulative"}
     lesions = (
         f"{', '.join(_words(plan['select']))} at site {plan['site']}, ranked by {rank} on the "
-        f"{plan['rank_on']} run, replaced by {plan['replace']}, {scope[str(plan['scope'])]}"
+        f"{plan.get('rank_on')} run, replaced by {plan['replace']}, {scope[str(plan['scope'])]}"
     )
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
@@ -81,8 +82,7 @@ def _question(run: Run) -> RenderableType:
         "model": f"{plain(model.name)}: {model.family}, {model.blocks} blocks × {sizes} neurons, "
         f"{model.parameters:,} parameters, {model.dtype} on {model.device}",
         "prompt": quoted(prompt.text),
-        "target": f"{target}; clean log-probability {prompt.clean_log_prob:.3f} nats, rank "
-        f"{prompt.clean_target_rank}",
+        "target": f"{target}; {_clean(prompt)}",
         "clean": clean,
         "lesions": lesions,
         "engine": f"{manifest.engine.name}, {manifest.seconds:.1f} s",
@@ -90,6 +90,14 @@ def _question(run: Run) -> RenderableType:
     for label, value in rows.items():
         grid.add_row(label, Text(value))
     return grid
+
+
+def _clean(prompt: PromptRecord) -> str:
+    if prompt.clean_log_prob is None:
+        return "the clean run's logits are not finite"
+    return (
+        f"clean log-probability {prompt.clean_log_prob:.3f} nats, rank {prompt.clean_target_rank}"
+    )
 
 
 def _effect_tables(run: Run, width: int) -> Iterator[RenderableType]:
@@ -116,12 +124,13 @@ def _means_table(run: Run, width: int) -> RenderableType:
     measured = frame[frame["status"] == "ok"]
     order = list(dict.fromkeys(measured["selection"]))
     if not order:
-        return Text("No lesion was measured: every fraction takes less than one neuron.")
+        return Text("Nothing was measured: no row has status ok.")
     largest = float(measured[METRIC].abs().max()) or 1.0
     fractions = sorted(set(measured["fraction"]))
     tables = []
     for index, chunk in enumerate(_chunks(fractions, (width - 14) // _CELL_WIDTH)):
-        title = "mean over blocks" if frame["layer"].notna().any() else "all blocks at once"
+        blocks = "mean over blocks" if frame["layer"].notna().any() else "all blocks at once"
+        title = f"{blocks} (nats), and post-activation mass moved"
         table = _table("", chunk, title if index == 0 else None)
         for selection in order:
             means = measured[measured["selection"] == selection].groupby("fraction")[METRIC].mean()
@@ -177,7 +186,11 @@ def _cell(value: float | None, largest: float) -> Text:
 
 
 def _amount(value: float | None) -> str:
-    return "· " if value is None or pd.isna(value) else f"{value:.3g} "
+    return (
+        "· "
+        if value is None or pd.isna(value)
+        else (f"{value:.0f} " if value >= 100 else f"{value:.3g} ")
+    )
 
 
 def _chunks(values: Sequence[float], size: int) -> Iterator[Sequence[float]]:

@@ -137,12 +137,6 @@ def activate_by_hand(mlp: nn.Module) -> Forward:
     return lambda x: (mlp.c_fc(x), mlp.c_proj(gelu(mlp.c_fc.forward(x), approximate="tanh")))[1]
 
 
-def drop_output(mlp: nn.Module) -> Forward:
-    """Runs every module in its place, and returns something else."""
-    usual = type(mlp).forward
-    return lambda x: (usual(mlp, x), x / 2)[1]
-
-
 @pytest.mark.parametrize("scope", ["each", "all"])
 @pytest.mark.parametrize("site", SITES)
 def test_an_mlp_that_ignores_its_modules_is_refused(bent: Any, site: str, scope: str) -> None:
@@ -169,15 +163,14 @@ def test_an_edit_that_the_model_does_not_go_on_with_is_refused(bent: Any) -> Non
     with pytest.raises(LesionNotApplied) as error:
         table_of(bent(expand_twice), fractions=0.3, layers=1)
     assert str(error.value) == (
-        "lesion at site pre of layers (1,): none of 14 values changed in block 1. "
+        "lesion at site pre of layers (1,): block 1 went on with another vector than the edited. "
         "A lesion changes the vector that it is applied to. "
         "The MLP of this model does not run where its family says: report the model's name."
     )
 
 
-@pytest.mark.xfail(strict=True, reason="evidence counts differences outside of what was chosen")
-@pytest.mark.parametrize("forward_of", [expand_by_hand, activate_by_hand, drop_output])
-def test_a_lesion_without_any_effect_on_the_stream_is_refused(bent: Any, forward_of: Any) -> None:
+@pytest.mark.parametrize("forward_of", [expand_by_hand, activate_by_hand])
+def test_an_edit_beside_the_path_of_the_model_is_refused(bent: Any, forward_of: Any) -> None:
     with pytest.raises(LesionNotApplied):
         table_of(bent(forward_of), fractions=0.3, layers=1)
 

@@ -265,7 +265,6 @@ def test_a_lesioned_run_that_overflows_is_nonfinite(tiny: Tiny, foil: str | None
     assert calm["status"] == "ok"
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="records.prompt_record: int(NaN)")
 @pytest.mark.parametrize("target", [TARGET, "w40", None])
 def test_a_clean_run_with_a_nan_logit_is_nonfinite(target: str | None) -> None:
     model = tiny_model("llama")

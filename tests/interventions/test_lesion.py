@@ -17,6 +17,7 @@ from lesion.interventions.selection import band, bottom, neuron_set, random, top
 law = settings(deadline=None)
 
 LAYERS = "A lesion names at least one layer, counted from 0"
+A_SET = "A set lists at least one neuron as a pair of layer and neuron, counted from 0"
 WRITE_AT_OUT = (
     "rank 'write' at site 'out': components of the MLP output have no output weights. "
     "The rank key write (|post| times the norm of the output weights) ranks neurons. "
@@ -190,20 +191,24 @@ class TestRefusals:
         }
         assert outcomes(UNCHECKED, tuple(expected)) == expected
 
-    @pytest.mark.xfail(strict=True, reason="wrong types pass, or fail without the four parts")
-    @pytest.mark.parametrize(
-        "expression",
-        [
-            "Lesion('top', layers=(0,))",
-            "Lesion(top(.1), layers=0)",
-            "Lesion(top(.1), layers='12')",
-            "Lesion(top(.1), layers=(2.9,))",
-            "Lesion(neuron_set([(2.9, 1)]), layers=(2,))",
-            "Lesion(neuron_set([3]), layers=(3,))",
-        ],
-    )
-    def test_unchecked_callers_with_a_wrong_type(self, expression):
-        assert outcomes(UNCHECKED, [expression])[expression].startswith("InvalidChoice: ")
+    def test_unchecked_callers_with_a_wrong_type(self):
+        whole = f"is no list of whole numbers. {LAYERS}. Pass for example layers=(3,)."
+        pairs = (
+            f"is no list of pairs of whole numbers. {A_SET}. Pass for example [(3, 17), (3, 40)]."
+        )
+        expected = {
+            "Lesion('top', layers=(0,))": (
+                "InvalidChoice: select 'top': it is no selection. A lesion takes one selection, "
+                "with its share or its neurons. Pass for example select=lesion.top(0.01)."
+            ),
+            "Lesion(top(.1), layers=0)": f"InvalidChoice: layers: 0 {whole}",
+            "Lesion(top(.1), layers='12')": f"InvalidChoice: layers: '12' {whole}",
+            "Lesion(top(.1), layers=(2.9,))": f"InvalidChoice: layers: (2.9,) {whole}",
+            "neuron_set([(2.9, 1)])": f"InvalidChoice: a set of neurons: ((2.9, 1),) {pairs}",
+            "neuron_set([3])": f"InvalidChoice: a set of neurons: (3,) {pairs}",
+            "neuron_set([(1, 2, 3)])": f"InvalidChoice: a set of neurons: ((1, 2, 3),) {pairs}",
+        }
+        assert outcomes(UNCHECKED, tuple(expected)) == expected
 
 
 UNCHECKED = """

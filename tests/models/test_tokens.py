@@ -1,7 +1,5 @@
 """Prompts, targets and foils: what they become, and what cannot be one."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from families import tiny_model, word_tokenizer
@@ -112,12 +110,10 @@ def test_a_tokenizer_without_spaces_is_not_refused(words: LanguageModel) -> None
 
 
 def test_sentencepiece_words_begin_with_their_space() -> None:
-    tokenizer = sentencepiece_tokenizer()
-    model = SimpleNamespace(
-        tokenizer=tokenizer, config=SimpleNamespace(vocab_size=6), name="pieces"
-    )
+    model = tiny_model("llama")
+    model.tokenizer = tokenizer = sentencepiece_tokenizer()
     assert tokenizer.tokenize("night") == ["▁night"]
-    assert resolve_token.__wrapped__(model, "night", "target") == 2  # type: ignore[attr-defined]
+    assert resolve_token(model, "night", "target") == 2
     assert token_text(tokenizer, 2) == " night"
     assert token_text(tokenizer, 5) == "night"
 

@@ -30,7 +30,7 @@ from torch.utils.hooks import RemovableHandle
 from lesion.axes import Site
 from lesion.engines.editing import chosen_units, drawn_units, ordered, overwritten, rank_keys
 from lesion.engines.engine import Engine, Evidence, EvidenceRow, Outcome, Progress
-from lesion.errors import LesionNotApplied, UnknownLayer
+from lesion.errors import LesionNotApplied
 from lesion.interventions.lesion import Lesion
 from lesion.interventions.selection import DrawnRanking, NeuronSet
 from lesion.metrics import Metrics, measure
@@ -46,14 +46,15 @@ class _BlockTrace:
 
     `vectors` holds what the model really computed with at each site: the input of the activation,
     the input of the down projection, and its output. `before` and `post_before` are the vectors at
-    the lesion's site and at `post` as they would have been without the lesion of this block.
+    the lesion's site and at `post` as they would have been without the lesion of this block;
+    `edited` is what the lesion made of `before`.
     """
 
     vectors: dict[Site, Tensor] = dataclasses.field(default_factory=dict)
     before: Tensor | None = None
+    edited: Tensor | None = None
     post_before: Tensor | None = None
     neurons: int = 0
-    already_replaced: bool = False
 
 
 Traces = dict[int, _BlockTrace]
@@ -77,7 +78,9 @@ class ReferenceEngine(Engine):
     ) -> Outcome:
         """The metrics of each lesion; see `Engine.run`."""
         for lesion in lesions:
-            _check_lesion(self.model, lesion)
+            self.model.check_layers(lesion.layers)
+            if isinstance(lesion.select, NeuronSet):
+                self.model.check_neurons(lesion.select.neurons, lesion.site)
         with self.model.lock, self.model.evaluating(), torch.inference_mode():
             clean = _forward(self.model, prompt, None, {})
             lesioned = []
@@ -204,7 +207,7 @@ class _BlockHooks:
         chosen = chosen_units(self.lesion.select, self._order(before), before, self.layer)
         after = overwritten(before, chosen, self.lesion.replacement)
         self.trace.neurons = int(chosen.sum())
-        self.trace.already_replaced = torch.equal(after, before)
+        self.trace.edited = after
         edited = values.clone()
         edited[:, -1] = after
         return edited
@@ -253,22 +256,24 @@ def _metrics(run: _Pass, clean: _Pass, prompt: Prompt) -> Metrics:
 def _evidence(lesion: Lesion, traces: Traces, clean: Traces) -> EvidenceRow:
     """What a lesion left in the traces of its blocks.
 
+    Nothing changes where the chosen values equalled the replacement beforehand; that is no error.
+
     Raises:
-        LesionNotApplied: a block did not run where the family says, or no value changed.
+        LesionNotApplied: a block did not run where its family says, or did not go on with the edit.
     """
     neurons = changed = 0
     largest = removed = 0.0
     for layer in lesion.layers:
         trace = traces[layer]
         after = trace.vectors.get(lesion.site)
-        if after is None or trace.before is None or "post" not in trace.vectors:
+        if after is None or trace.edited is None or "post" not in trace.vectors:
             raise _not_applied(lesion, f"block {layer} never ran its {lesion.site} there")
+        if not torch.allclose(after, trace.edited, rtol=0, atol=0, equal_nan=True):
+            raise _not_applied(lesion, f"block {layer} went on with another vector than the edited")
+        assert trace.before is not None, "it is kept together with the edited vector"
         difference = (after - trace.before).double().abs()
-        changed_here = int((after != trace.before).sum())
-        if trace.neurons and not changed_here and not trace.already_replaced:
-            raise _not_applied(lesion, f"none of {trace.neurons} values changed in block {layer}")
         neurons += trace.neurons
-        changed += changed_here
+        changed += int((after != trace.before).sum())
         largest = max(largest, float(difference.max()))
         if trace.post_before is not None:
             removed += float((trace.vectors["post"] - trace.post_before).double().abs().sum())
@@ -293,23 +298,3 @@ def _hidden_norms(
     rows: Sequence[_Measured], blocks: int
 ) -> Float64[np.ndarray, "row block_and_embedding"]:
     return np.array([row.hidden_norm for row in rows]).reshape(len(rows), blocks + 1)
-
-
-def _check_lesion(model: LanguageModel, lesion: Lesion) -> None:
-    """Refuse blocks and neurons that the model does not have.
-
-    Raises:
-        UnknownLayer: naming the first of them.
-    """
-    model.check_layers(lesion.layers)
-    if not isinstance(lesion.select, NeuronSet):
-        return
-    for layer, neuron in lesion.select.neurons:
-        size = model.blocks[layer].size(lesion.site) if layer < len(model.blocks) else 0
-        if neuron >= size:
-            raise UnknownLayer(
-                f"neuron {neuron} of layer {layer} at site {lesion.site}",
-                f"{model.name} has {len(model.blocks)} blocks, there with {size} units",
-                "Layers and neurons are numbered from 0",
-                "Correct the set",
-            )

@@ -32,6 +32,9 @@ def cells_of(plan: SweepPlan, model: LanguageModel) -> tuple[Cell, ...]:
     """
     if plan.layers is not None:
         model.check_layers(plan.layers)
+    for selection in plan.selections:
+        if isinstance(selection, NeuronSet):
+            model.check_neurons(selection.neurons, plan.site)
     cells = []
     for group in _groups(plan.selections):
         for layer, lesioned in _lesioned_layers(plan, group[0], model):
@@ -77,7 +80,6 @@ def _lesioned_layers(
     layers = plan.layers
     if layers is None and isinstance(selection, NeuronSet):
         layers = selection.layers
-        model.check_layers(layers)
     if layers is None:
         layers = tuple(range(len(model.blocks)))
     if plan.scope == "all":

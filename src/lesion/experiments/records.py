@@ -59,6 +59,7 @@ def model_record(model: LanguageModel) -> ModelRecord:
 
 def prompt_record(prompt: Prompt, outcome: Outcome, likely: Sequence[LikelyToken]) -> PromptRecord:
     """What the manifest says of a prompt and of the clean run after it."""
+    finite = bool(outcome.clean.finite[0])
     return PromptRecord(
         prompt_id=prompt.prompt_id,
         text=prompt.text,
@@ -68,8 +69,8 @@ def prompt_record(prompt: Prompt, outcome: Outcome, likely: Sequence[LikelyToken
         target_source=prompt.target_source,
         foil=prompt.foil,
         foil_id=prompt.foil_id,
-        clean_log_prob=float(outcome.clean.log_prob[0]),
-        clean_target_rank=int(outcome.clean.target_rank[0]),
+        clean_log_prob=float(outcome.clean.log_prob[0]) if finite else None,
+        clean_target_rank=int(outcome.clean.target_rank[0]) if finite else None,
         clean_top=tuple(
             TokenRecord(token_id=token.token_id, token=token.token, prob=token.prob)
             for token in likely

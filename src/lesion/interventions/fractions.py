@@ -7,12 +7,15 @@ neurons is 1856.
 import math
 import re
 from collections.abc import Iterable
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from fractions import Fraction
 
 from lesion.errors import InvalidChoice
 
 MOST_FRACTIONS = 10_000
+MOST_PLACES = 100
+# Whatever the caller's decimal context is, nothing is rounded here.
+_EXACT = Context(prec=3 * MOST_PLACES)
 
 PRESETS: dict[str, tuple[Decimal, ...]] = {
     "coarse": tuple(Decimal(percent) / 100 for percent in range(10, 100, 10)),
@@ -39,11 +42,18 @@ def parse_fraction(value: object) -> Decimal:
     if not fraction.is_finite():
         raise InvalidChoice(asked, "it is not a finite number", rule, "Pass a decimal such as 0.05")
     if fraction > 1:
-        remedy = f"For {fraction.normalize():f} per cent, pass {fraction.normalize() / 100:f}"
+        remedy = "Pass a decimal such as 0.05"
+        if fraction <= 100:
+            share = _EXACT.normalize(_EXACT.divide(fraction, Decimal(100)))
+            remedy = f"For {_EXACT.normalize(fraction):f} per cent, pass {share:f}"
         raise InvalidChoice(asked, "it is greater than 1", rule, remedy)
     if fraction < 0:
         raise InvalidChoice(asked, "it is negative", rule, "Pass a decimal such as 0.05")
-    return abs(fraction)
+    if len(fraction.as_tuple().digits) > MOST_PLACES or fraction.adjusted() < -MOST_PLACES:
+        found = f"it has more than {MOST_PLACES} decimal places"
+        raise InvalidChoice(asked[:60], found, rule, "Pass a decimal such as 0.05")
+    # One spelling for 0.1 and 0.10; and no negative zero.
+    return _EXACT.normalize(fraction).copy_abs()
 
 
 def parse_fractions(asked: Fractions) -> tuple[Decimal, ...]:
@@ -89,10 +99,10 @@ def _steps(text: str) -> Iterable[Decimal]:
     if step == 0 or start > stop:
         rule = "start:stop:step climbs from start to stop, both included, by a step above 0"
         raise InvalidChoice(f"fractions {text}", "it never arrives", rule, "Try 0.1:0.9:0.1")
-    steps = math.floor(Fraction(stop - start) / Fraction(step))
+    steps = math.floor((Fraction(stop) - Fraction(start)) / Fraction(step))
     if steps >= MOST_FRACTIONS:
-        raise _too_many(f"fractions {text}", f"that is {steps + 1} fractions")
-    return (start + step * index for index in range(steps + 1))
+        raise _too_many(f"fractions {text}", f"there are more than {MOST_FRACTIONS}")
+    return (_EXACT.fma(step, Decimal(index), start) for index in range(steps + 1))
 
 
 def _too_many(asked: str, found: str) -> InvalidChoice:

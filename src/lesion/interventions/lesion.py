@@ -4,6 +4,7 @@ A `Lesion` holds no tensors, compares and hashes by value, and is the entry a ma
 """
 
 import dataclasses
+import operator
 from collections.abc import Iterable
 
 from lesion.axes import POSITIONS, RANKS_ON, SITES, Position, RankOn, Site
@@ -39,6 +40,10 @@ class Lesion:
         check_word("position", self.position, POSITIONS)
         object.__setattr__(self, "replace", str(parse_replacement(self.replace)))
         object.__setattr__(self, "layers", _checked_layers(self.layers))
+        if not isinstance(self.select, Selection):
+            rule = "A lesion takes one selection, with its share or its neurons"
+            remedy = "Pass for example select=lesion.top(0.01)"
+            raise InvalidChoice(f"select {self.select!r}", "it is no selection", rule, remedy)
         object.__setattr__(self, "select", self.select.ranked_by(DEFAULT_RANK[self.site]))
         ranking = self.select.ranking
         if isinstance(ranking, KeyRanking):
@@ -84,8 +89,12 @@ def check_word(keyword: str, asked: str, known: Iterable[str]) -> None:
 
 
 def _checked_layers(layers: Iterable[int]) -> tuple[int, ...]:
-    found = tuple(sorted({int(layer) for layer in layers}))
     rule = "A lesion names at least one layer, counted from 0"
+    try:
+        found = tuple(sorted({operator.index(layer) for layer in layers}))
+    except TypeError:
+        wrong = f"{layers!r} is no list of whole numbers"
+        raise InvalidChoice("layers", wrong, rule, "Pass for example layers=(3,)") from None
     if not found:
         raise InvalidChoice("layers", "there is none", rule, "Pass for example layers=(3,)")
     if found[0] < 0:

@@ -34,7 +34,10 @@ class Replacement:
             raise InvalidChoice(
                 f"replace {self.kind!r}", f"constant={self.constant}", rule, _REMEDY
             )
-        if self.constant is not None and not math.isfinite(self.constant):
+        if self.constant is None:
+            return
+        object.__setattr__(self, "constant", float(self.constant))
+        if not math.isfinite(self.constant):
             rule = "A constant replacement is a finite number"
             raise InvalidChoice("replace 'constant'", f"it is {self.constant}", rule, _REMEDY)
 

@@ -9,7 +9,6 @@ Several words, separated by commas, are measured in one sweep: the first is the 
 are its controls.
 """
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -31,7 +30,7 @@ from lesion.interventions.selection import (
 Select = str | Selection | Iterable["str | Selection"]
 
 _WORDS = "top, bottom, random[:DRAWS], band:LOW-HIGH, set:FILE"
-_NEXT_WORD = re.compile(r",(?=(?:top|bottom|random|band|set)(?:[:,]|$))")
+_NEXT_WORD = re.compile(r"\s*,\s*(?=(?:top|bottom|random|band|set)(?:\s*[:,]|\s*$))")
 
 
 def parse_select(
@@ -76,22 +75,24 @@ def read_neuron_set(path: Path) -> NeuronSet:
     rule = "A set file holds one layer,neuron pair a line, counted from 0"
     asked = f"select set:{path}"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Spreadsheets put a byte order mark first.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         found = f"byte {error.start} is not UTF-8"
         raise InvalidChoice(asked, found, rule, "Save the file as UTF-8 text") from None
-    except OSError as error:
-        found = f"it cannot be read ({error.strerror})"
+    except (OSError, ValueError) as error:
+        found = f"it cannot be read ({getattr(error, 'strerror', None) or error})"
         raise InvalidChoice(asked, found, rule, "Check the name") from None
     pairs = []
-    for number, cells in enumerate(csv.reader(lines), start=1):
-        stripped = [cell.strip() for cell in cells]
-        if not any(stripped) or (number == 1 and stripped == ["layer", "neuron"]):
+    for number, line in enumerate(lines, start=1):
+        cells = [cell.strip() for cell in line.split(",")]
+        if not any(cells) or (number == 1 and cells == ["layer", "neuron"]):
             continue
-        if len(stripped) != 2 or not all(re.fullmatch(r"\d+", cell) for cell in stripped):
-            found = f"line {number} is {','.join(cells)!r}"
+        if len(cells) != 2 or not all(re.fullmatch(r"[0-9]{1,9}", cell) for cell in cells):
+            shown = line if len(line) <= 40 else line[:40] + "…"
+            found = f"line {number} is {shown!r}"
             raise InvalidChoice(asked, found, rule, "Write for example 3,17")
-        pairs.append((int(stripped[0]), int(stripped[1])))
+        pairs.append((int(cells[0]), int(cells[1])))
     if not pairs:
         raise InvalidChoice(asked, "it holds no pair", rule, "Write for example 3,17")
     return neuron_set(pairs)

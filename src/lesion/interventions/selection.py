@@ -12,6 +12,7 @@ All fractions of one ranking are nested. Rank keys: `value` (signed), `abs`, and
 
 import dataclasses
 import hashlib
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from decimal import Decimal
@@ -191,10 +192,15 @@ class NeuronSet(Selection):
     neurons: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
-        pairs = tuple(sorted({(int(layer), int(neuron)) for layer, neuron in self.neurons}))
-        object.__setattr__(self, "neurons", pairs)
         rule = "A set lists at least one neuron as a pair of layer and neuron, counted from 0"
         remedy = "Pass for example [(3, 17), (3, 40)]"
+        try:
+            index = operator.index
+            pairs = tuple(sorted({(index(layer), index(neuron)) for layer, neuron in self.neurons}))
+        except (TypeError, ValueError):
+            found = f"{self.neurons!r} is no list of pairs of whole numbers"
+            raise InvalidChoice("a set of neurons", found, rule, remedy) from None
+        object.__setattr__(self, "neurons", pairs)
         if not pairs:
             raise InvalidChoice("a set of neurons", "it is empty", rule, remedy)
         if min(min(pair) for pair in pairs) < 0:

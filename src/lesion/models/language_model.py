@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -44,9 +44,9 @@ class Block:
     def post_of(
         self, pre: Float[Tensor, "row neuron"], mlp_input: Float[Tensor, "row width"]
     ) -> Float[Tensor, "row neuron"]:
-        """What the down projection would get for these values at `pre`."""
-        post: Tensor = self.activation(pre)
-        return post if self.up is None else post * self.up(mlp_input)
+        """What the down projection would get for these values at `pre`; no hook is called."""
+        post: Tensor = self.activation.forward(pre)
+        return post if self.up is None else post * self.up.forward(mlp_input)
 
     def output_norms(self) -> Float[Tensor, " neuron"]:
         """Euclidean norm of each neuron's output weights, in the weights' dtype."""
@@ -130,6 +130,23 @@ class LanguageModel:
                 f"Its layers are numbered from 0 to {len(self.blocks) - 1}",
                 "Pass layers in that range",
             )
+
+    def check_neurons(self, neurons: Iterable[tuple[int, int]], site: Site) -> None:
+        """Refuse (layer, neuron) pairs that the model does not have at a site.
+
+        Raises:
+            UnknownLayer: naming the first of them and the size of its block.
+        """
+        for layer, neuron in neurons:
+            self.check_layers((layer,))
+            size = self.blocks[layer].size(site)
+            if neuron >= size:
+                raise UnknownLayer(
+                    f"neuron {neuron} of layer {layer} at site {site}",
+                    f"the vector there has {size} values",
+                    f"They are numbered from 0 to {size - 1}",
+                    "Correct the set",
+                )
 
     def __repr__(self) -> str:
         neurons = " / ".join(str(n) for n in sorted({block.neurons for block in self.blocks}))

@@ -59,15 +59,20 @@ class LikelyToken:
 def likely_tokens(
     model: LanguageModel, token_ids: tuple[int, ...], most: int
 ) -> tuple[LikelyToken, ...]:
-    """The `most` likely next tokens after a prompt, by one clean forward pass, likeliest first."""
+    """The `most` likely next tokens after a prompt, by one clean forward pass, likeliest first.
+
+    Tokens whose logit is NaN or infinite are left out.
+    """
     with model.lock, model.evaluating(), torch.inference_mode():
         tokens = torch.tensor([token_ids], device=model.device)
         logits = model.hf_model(tokens, use_cache=False).logits[0, -1].double()
-    order = logits.sort(descending=True, stable=True).indices[:most].tolist()
-    probs = logits.softmax(dim=-1)
+    finite = logits.where(logits.isfinite(), -torch.inf)
+    order = finite.sort(descending=True, stable=True).indices[:most].tolist()
+    probs = finite.softmax(dim=-1)
     return tuple(
         LikelyToken(token_id, token_text(model.tokenizer, token_id), float(probs[token_id]))
         for token_id in order
+        if finite[token_id].isfinite()
     )
 
 
@@ -145,6 +150,13 @@ def ask(
     asked_id = _one_id(model, target, target_id, "target")
     found_foil_id = _one_id(model, foil, foil_id, "foil")
     likely = likely_tokens(model, token_ids, LIKELY_TOKENS)
+    if asked_id is None and not likely:
+        raise TargetError(
+            "no target",
+            "every logit of the clean run is NaN or infinite",
+            "Without a target it is the model's own top token",
+            "Check the model's weights and its dtype",
+        )
     found_id = likely[0].token_id if asked_id is None else asked_id
     if found_id == found_foil_id:
         raise TargetError(

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="strings")
 
 
 class ModelRecord(_Record):
@@ -43,7 +43,10 @@ class TokenRecord(_Record):
 
 
 class PromptRecord(_Record):
-    """One prompt, its target, and the clean prediction, likeliest token first."""
+    """One prompt, its target, and the clean prediction, likeliest token first.
+
+    The clean numbers are null where a logit of the clean run was NaN or infinite.
+    """
 
     prompt_id: int
     text: str
@@ -53,8 +56,8 @@ class PromptRecord(_Record):
     target_source: Literal["given", "top"]
     foil: str | None
     foil_id: int | None
-    clean_log_prob: float
-    clean_target_rank: int
+    clean_log_prob: float | None
+    clean_target_rank: int | None
     clean_top: tuple[TokenRecord, ...]
 
 

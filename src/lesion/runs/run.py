@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from lesion.errors import InvalidChoice
 from lesion.runs import store
 from lesion.runs.manifest import Manifest
 
@@ -43,12 +44,24 @@ class Run:
         return kinds_for(frame) if (frame["status"] == "ok").any() else ()
 
     def query(self, sql: str) -> pd.DataFrame:
-        """The answer of a SQL query over the table, which is named `rows` (DuckDB's SQL)."""
+        """The answer of a SQL query over the table, which is named `rows` (DuckDB's SQL).
+
+        Raises:
+            InvalidChoice: the query means nothing.
+        """
         import duckdb
 
         with duckdb.connect(config={"enable_external_access": False}) as connection:
             connection.register("rows", self.table)
-            return connection.execute(sql).df()
+            try:
+                answer = connection.execute(sql)
+                # A text without a statement gives no answer at all.
+                frame: pd.DataFrame | None = answer.df() if answer and answer.description else None
+            except duckdb.Error as error:
+                raise _bad_query(sql, str(error).splitlines()[0].rstrip(".")) from error
+        if frame is None:
+            raise _bad_query(sql, "it asks nothing")
+        return frame
 
     def save(self, path: str | Path, *, overwrite: bool = False, figures: bool = True) -> Path:
         """Write the run to a directory: `run.json`, `shards/`, and `figures/` as HTML and PNG.
@@ -57,6 +70,7 @@ class Run:
 
         Raises:
             RunExists: something stands there already and `overwrite` is false, or it is no run.
+            RunNotWritable: nothing can be written there, or the disk is full.
         """
         folder = Path(path)
         store.check_free(folder, overwrite)
@@ -73,10 +87,16 @@ class Run:
         )
 
 
+def _bad_query(sql: str, found: str) -> InvalidChoice:
+    rule = "A query is one SQL statement over the table rows, whose columns are those of the frame"
+    return InvalidChoice(f"query {sql!r}", found, rule, "Try: select layer, fraction from rows")
+
+
 def open_run(path: str | Path) -> Run:
     """Read back a run that `Run.save` wrote.
 
     Raises:
         RunNotFound: no run there, or one that this version cannot read.
+        RunDamaged: a shard is not what was written.
     """
     return Run(*store.read(Path(path)))

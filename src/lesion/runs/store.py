@@ -6,7 +6,6 @@
 """
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,30 +16,30 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from lesion.columns import SWEEP_SCHEMA
-from lesion.errors import RunExists, RunNotFound
+from lesion.errors import RunDamaged, RunExists, RunNotFound, RunNotWritable
 from lesion.figures import save_chart
 from lesion.runs.manifest import Manifest
 
 FIGURE_SUFFIXES = (".html", ".png")
 
+_PLACE = "A run is written to a new directory, or over an older run when that is asked for"
+
 
 def check_free(path: Path, overwrite: bool) -> None:
-    """Refuse to write where something stands that is not to be replaced.
+    """Refuse to write where something stands that is not to be replaced, or nothing can be written.
 
     Raises:
         RunExists: a run without `overwrite`, or anything else in any case.
+        RunNotWritable: its directory cannot be written.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    is_run = (path / "run.json").is_file()
-    if is_run and overwrite:
-        return
-    raise RunExists(
-        f"save to {path}",
-        "a run stands there already" if is_run else "something else stands there",
-        "A run is written to a new directory, or over an older run when that is asked for",
-        "Pass overwrite (--overwrite), or another directory" if is_run else "Choose another directory",
-    )
+    place = path.resolve()
+    _check_nothing_is_lost(path, place, overwrite)
+    parent = next(folder for folder in place.parents if folder.exists())
+    if not parent.is_dir():
+        found = f"{parent} is a file"
+        raise RunExists(f"save to {path}", found, _PLACE, "Choose another directory")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise _not_writable(path, f"{parent} cannot be written")
 
 
 def write(
@@ -48,20 +47,22 @@ def write(
 ) -> None:
     """Write a run with its charts by name; the directory appears whole or not at all.
 
+    A link is followed. An older run is moved aside first and removed when the new one stands.
+
     Raises:
-        RunExists: see `check_free`.
+        RunExists, RunNotWritable: see `check_free`; also when the disk is full.
     """
     check_free(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    place = path.resolve()
     try:
-        _fill(temporary, manifest, table, charts)
-        temporary.chmod(0o777 & ~_umask())
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as name:
+            fresh, old = Path(name) / "fresh", Path(name) / "old"
+            fresh.mkdir()
+            _fill(fresh, manifest, table, charts)
+            _exchange(fresh, place, old)
+    except OSError as error:
+        raise _not_writable(path, error.strerror or str(error)) from error
 
 
 def read(folder: Path) -> tuple[Manifest, pa.Table]:
@@ -69,6 +70,7 @@ def read(folder: Path) -> tuple[Manifest, pa.Table]:
 
     Raises:
         RunNotFound: no run there, or one that this version cannot read.
+        RunDamaged: a shard is not what was written.
     """
     rule = "A run is a directory with run.json and shards/*.parquet"
     try:
@@ -83,8 +85,7 @@ def read(folder: Path) -> tuple[Manifest, pa.Table]:
     shards = sorted((folder / "shards").glob("*.parquet"))
     if not shards:
         raise RunNotFound(f"open {folder}", "it has no shards", rule, "Repeat the run")
-    tables = [pq.read_table(shard, page_checksum_verification=True) for shard in shards]
-    return manifest, pa.concat_tables(tables).cast(SWEEP_SCHEMA)
+    return manifest, pa.concat_tables([_read_shard(folder, shard) for shard in shards])
 
 
 def _fill(folder: Path, manifest: Manifest, table: pa.Table, charts: Mapping[str, Any]) -> None:
@@ -98,7 +99,44 @@ def _fill(folder: Path, manifest: Manifest, table: pa.Table, charts: Mapping[str
             save_chart(chart, folder / "figures" / f"{name}{suffix}")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _exchange(fresh: Path, place: Path, old: Path) -> None:
+    """Put `fresh` in its place and what stood there aside; or leave everything as it was."""
+    if not place.exists():
+        fresh.rename(place)
+        return
+    place.rename(old)
+    try:
+        fresh.rename(place)
+    except OSError:
+        old.rename(place)
+        raise
+
+
+def _check_nothing_is_lost(path: Path, place: Path, overwrite: bool) -> None:
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return
+    is_run = (place / "run.json").is_file()
+    if is_run and overwrite:
+        return
+    raise RunExists(
+        f"save to {path}",
+        "a run stands there already" if is_run else "something else stands there",
+        _PLACE,
+        "Pass overwrite (--overwrite), or another directory"
+        if is_run
+        else "Choose another directory",
+    )
+
+
+def _read_shard(folder: Path, shard: Path) -> pa.Table:
+    rule = "Every shard is a Parquet file with the columns of a sweep and matching checksums"
+    try:
+        return pq.read_table(shard, page_checksum_verification=True).cast(SWEEP_SCHEMA)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        found = f"{shard.name} is damaged ({str(error).strip().splitlines()[0].rstrip('.')})"
+        raise RunDamaged(f"open {folder}", found, rule, "Repeat the run") from error
+
+
+def _not_writable(path: Path, found: str) -> RunNotWritable:
+    remedy = "Choose another directory, or make room"
+    return RunNotWritable(f"save to {path}", found, _PLACE, remedy)
