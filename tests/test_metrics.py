@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from lesion.metrics import Metrics, measure
 
-law = settings(deadline=None)
+law = settings(deadline=None, max_examples=40)
 
 TOLERANCE = 1e-12
 NUMBERS = ("logit", "log_prob", "prob", "target_rank", "kl", "entropy", "logit_diff")

@@ -24,7 +24,7 @@ from lesion.engines.editing import (
 from lesion.interventions.replacement import Replacement, constant, parse_replacement
 from lesion.interventions.selection import band, bottom, neuron_set, random, top
 
-law = settings(deadline=None)
+law = settings(deadline=None, max_examples=40)
 
 ORDERS = ("descending", "ascending")
 OWN_REPLACEMENTS = ("median", "median_mid", "mean", "min", "zero", "constant:-2.5")
