@@ -168,7 +168,8 @@ def _drawn(seed: int, layer: int, draw: int, token_ids: Sequence[int], size: int
     """A permutation that follows from the numbers and the prompt's token ids alone."""
     prompt_key = hashlib.sha256(",".join(str(i) for i in token_ids).encode()).hexdigest()
     digest = hashlib.sha256(f"{seed}|{layer}|{draw}|{prompt_key}".encode()).hexdigest()
-    return np.random.default_rng(int(digest, 16)).permutation(size).tolist()
+    keys = np.random.PCG64(int(digest, 16)).random_raw(size)
+    return sorted(range(size), key=lambda neuron: (int(keys[neuron]), neuron))
 
 
 def _rank_keys(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lesion.errors import InvalidChoice
 from lesion.interventions.fractions import (
     MOST_FRACTIONS,
+    MOST_PLACES,
     PRESETS,
     count,
     parse_fraction,
@@ -29,7 +30,7 @@ law = settings(deadline=None)
 SHARE = "A fraction is a share of the neurons and lies in [0, 1]"
 DECIMAL = "Pass a decimal such as 0.05"
 WORDS = f"{DECIMAL}, a preset (coarse, fine, book) or start:stop:step"
-CLIMBS = "start:stop:step climbs from start to stop, both included, by a step above 0"
+CLIMBS = "start:stop:step climbs from start to stop by a step above 0"
 
 written = st.integers(min_value=1, max_value=24).flatmap(
     lambda places: st.tuples(st.integers(min_value=0, max_value=10**places), st.just(places))
@@ -85,6 +86,15 @@ class TestCount:
     def test_more_digits_than_the_decimal_context_holds_stay_exact(self):
         nines = "0." + "9" * 40
         assert count(parse_fraction(nines), 5120) == 5119
+
+    def test_a_hundred_places_are_taken_and_one_more_is_refused(self):
+        most = "0." + "9" * MOST_PLACES
+        assert count(parse_fraction(most), 10**MOST_PLACES) == 10**MOST_PLACES - 1
+        with pytest.raises(InvalidChoice) as caught:
+            parse_fraction(most + "9")
+        assert str(caught.value) == (
+            f"fraction 0.{'9' * 49}: it has more than 100 decimal places. {SHARE}. {DECIMAL}."
+        )
 
     def test_the_callers_decimal_context_changes_nothing(self):
         with decimal.localcontext(prec=2):

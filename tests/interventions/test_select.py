@@ -14,7 +14,7 @@ law = settings(deadline=None)
 
 SHARES = (Decimal("0.01"), Decimal("0.1"))
 WORDS = "A selection is one of top, bottom, random[:DRAWS], band:LOW-HIGH, set:FILE"
-DRAWS = "random:DRAWS takes a whole number of draws from 1 to 999999. Pass for example random:5"
+DRAWS = "random:DRAWS takes a whole number of draws from 1 to 9999. Pass for example random:5"
 ENDS = "band:LOW-HIGH takes two fractions. Pass for example band:0.01-0.02"
 SHARE = "A fraction is a share of the neurons and lies in [0, 1]"
 PAIRS = "A set file holds one layer,neuron pair a line, counted from 0"

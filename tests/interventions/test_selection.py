@@ -143,7 +143,7 @@ class TestDrawnRanking:
     def test_the_derivation_is_pinned(self):
         """A change here changes every random control that was ever stored."""
         ranking = DrawnRanking(seed=7, draw=2)
-        assert ranking.neurons(3, "prompt", 10).tolist() == [6, 7, 4, 2, 1, 3, 9, 8, 0, 5]
+        assert ranking.neurons(3, "prompt", 10).tolist() == [5, 7, 2, 6, 0, 4, 8, 1, 3, 9]
 
     @law
     @given(drawn_parts, st.integers(min_value=0, max_value=300))

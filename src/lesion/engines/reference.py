@@ -37,6 +37,9 @@ from lesion.metrics import Metrics, measure
 from lesion.models.language_model import Block, LanguageModel
 from lesion.prompts import Prompt
 
+_FAMILY_IS_WRONG = (
+    "The MLP of this model does not run where its family says: report the model's name"
+)
 Vector = Float[Tensor, "1 unit"]
 
 
@@ -277,6 +280,8 @@ def _evidence(lesion: Lesion, traces: Traces, clean: Traces) -> EvidenceRow:
         largest = max(largest, float(difference.max()))
         if trace.post_before is not None:
             removed += float((trace.vectors["post"] - trace.post_before).double().abs().sum())
+    if neurons == 0:
+        raise _not_applied(lesion, "it takes no neuron", "Leave such a lesion out")
     out_delta_norm = float("nan")
     if len(lesion.layers) == 1:
         layer = lesion.layers[0]
@@ -285,12 +290,12 @@ def _evidence(lesion: Lesion, traces: Traces, clean: Traces) -> EvidenceRow:
     return EvidenceRow(neurons, changed, largest, removed, out_delta_norm)
 
 
-def _not_applied(lesion: Lesion, found: str) -> LesionNotApplied:
+def _not_applied(lesion: Lesion, found: str, remedy: str = _FAMILY_IS_WRONG) -> LesionNotApplied:
     return LesionNotApplied(
         f"lesion at site {lesion.site} of layers {lesion.layers}",
         found,
         "A lesion changes the vector that it is applied to",
-        "The MLP of this model does not run where its family says: report the model's name",
+        remedy,
     )
 
 

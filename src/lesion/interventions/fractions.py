@@ -4,6 +4,7 @@ Binary floating point floors 0.29 · 6400 to 1855. Here a fraction is a `Decimal
 neurons is 1856.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterable
@@ -32,7 +33,7 @@ def parse_fraction(value: object) -> Decimal:
     Raises:
         InvalidChoice: not a number, NaN, or outside [0, 1].
     """
-    asked = f"fraction {value!s}"
+    asked = f"fraction {str(value) or repr(value)}"
     rule = "A fraction is a share of the neurons and lies in [0, 1]"
     try:
         fraction = Decimal(str(value).strip())
@@ -59,17 +60,15 @@ def parse_fraction(value: object) -> Decimal:
 def parse_fractions(asked: Fractions) -> tuple[Decimal, ...]:
     """All shares asked for, ascending, each once.
 
-    Takes a number, a preset's name, `start:stop:step` (stop included), a comma-separated text of
-    these, or an iterable of them.
+    Takes a number, a preset's name, `start:stop:step` (the stop included where a step meets it),
+    a text of these separated by commas, or an iterable of all these.
 
     Raises:
         InvalidChoice: one of them is no share, none is left, or more than `MOST_FRACTIONS`.
     """
-    pieces = re.split(r"[,\s]+", asked.strip()) if isinstance(asked, str) else asked
-    if not isinstance(pieces, Iterable):
-        pieces = [pieces]
+    listed = [asked] if isinstance(asked, str) or not isinstance(asked, Iterable) else asked
     found: set[Decimal] = set()
-    for piece in pieces:
+    for piece in itertools.chain.from_iterable(map(_pieces, listed)):
         found.update(_expand(piece))
         if len(found) > MOST_FRACTIONS:
             raise _too_many("fractions", f"there are more than {MOST_FRACTIONS}")
@@ -86,6 +85,10 @@ def count(fraction: Decimal, size: int) -> int:
     return math.floor(Fraction(fraction) * size)
 
 
+def _pieces(listed: object) -> list[object]:
+    return list(re.split(r"[,\s]+", listed.strip())) if isinstance(listed, str) else [listed]
+
+
 def _expand(piece: object) -> Iterable[Decimal]:
     if isinstance(piece, str) and piece in PRESETS:
         return PRESETS[piece]
@@ -97,7 +100,7 @@ def _expand(piece: object) -> Iterable[Decimal]:
 def _steps(text: str) -> Iterable[Decimal]:
     start, stop, step = (parse_fraction(part) for part in text.split(":"))
     if step == 0 or start > stop:
-        rule = "start:stop:step climbs from start to stop, both included, by a step above 0"
+        rule = "start:stop:step climbs from start to stop by a step above 0"
         raise InvalidChoice(f"fractions {text}", "it never arrives", rule, "Try 0.1:0.9:0.1")
     steps = math.floor((Fraction(stop) - Fraction(start)) / Fraction(step))
     if steps >= MOST_FRACTIONS:

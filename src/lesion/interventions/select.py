@@ -120,9 +120,9 @@ def _selections(
 def _draws(word: str, argument: str) -> int:
     if word == "random":
         return 1
-    if re.fullmatch(r"[1-9]\d{0,5}", argument):
+    if re.fullmatch(r"[1-9]\d{0,3}", argument):
         return int(argument)
-    rule = "random:DRAWS takes a whole number of draws from 1 to 999999"
+    rule = "random:DRAWS takes a whole number of draws from 1 to 9999"
     raise InvalidChoice(
         f"select {word!r}", f"{argument!r} is none", rule, "Pass for example random:5"
     )
@@ -130,7 +130,7 @@ def _draws(word: str, argument: str) -> int:
 
 def _band(word: str, argument: str, rank: RankKey | None) -> Band:
     # A minus sign inside an exponent (1e-3) does not part the two ends.
-    ends = re.fullmatch(r"([^-]+(?:[eE]-\d+)?)-([^-]+(?:[eE]-\d+)?)", argument)
+    ends = re.fullmatch(r"([^-eE]+(?:[eE][-+]?\d+)?)-([^-eE]+(?:[eE][-+]?\d+)?)", argument)
     if ends is None:
         rule = "band:LOW-HIGH takes two fractions"
         raise InvalidChoice(

@@ -47,8 +47,9 @@ class DrawnRanking:
         """All `size` neuron indices (int64) in the drawn order."""
         words = f"{self.seed}|{layer}|{self.draw}|{prompt_key}"
         digest = hashlib.sha256(words.encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(digest))
-        return rng.permutation(size)
+        # The raw stream of PCG64 is the same in every version of numpy, `permutation` need not be.
+        keys = np.random.PCG64(int.from_bytes(digest)).random_raw(size)
+        return np.argsort(keys, kind="stable")
 
 
 Ranking = KeyRanking | DrawnRanking
@@ -172,6 +173,8 @@ class Random(Selection):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fraction", parse_fraction(self.fraction))
+        object.__setattr__(self, "seed", int(self.seed))
+        object.__setattr__(self, "draw", int(self.draw))
 
     @property
     def ranking(self) -> DrawnRanking:

@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="strings"
+    )
 
 
 class ModelRecord(_Record):

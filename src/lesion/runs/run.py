@@ -81,9 +81,9 @@ class Run:
     def __repr__(self) -> str:
         plan = self.manifest.plan
         return (
-            f"Run({self.manifest.experiment} of {self.manifest.model.name}: {len(self.table)} rows, "
-            f"site {plan.get('site')}, select {plan.get('select')}, replace {plan.get('replace')}, "
-            f"scope {plan.get('scope')})"
+            f"Run({self.manifest.experiment} of {self.manifest.model.name}: "
+            f"{len(self.table)} rows, site {plan.get('site')}, select {plan.get('select')}, "
+            f"replace {plan.get('replace')}, scope {plan.get('scope')})"
         )
 
 

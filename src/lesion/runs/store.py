@@ -1,8 +1,8 @@
 """A run as a directory: written whole or not at all, read back as it was.
 
-    run.json              the manifest
-    shards/000000.parquet the table; one file a unit of work
-    figures/              every picture that suits the run, as HTML (offline) and PNG
+run.json              the manifest
+shards/000000.parquet the table; one file a unit of work
+figures/              every picture that suits the run, as HTML (offline) and PNG
 """
 
 import os
@@ -22,6 +22,7 @@ from lesion.runs.manifest import Manifest
 
 FIGURE_SUFFIXES = (".html", ".png")
 
+_IS_RUN = "A run is a directory with run.json and shards/*.parquet"
 _PLACE = "A run is written to a new directory, or over an older run when that is asked for"
 
 
@@ -70,21 +71,18 @@ def read(folder: Path) -> tuple[Manifest, pa.Table]:
 
     Raises:
         RunNotFound: no run there, or one that this version cannot read.
-        RunDamaged: a shard is not what was written.
+        RunDamaged: run.json or a shard is not what was written.
     """
-    rule = "A run is a directory with run.json and shards/*.parquet"
     try:
         manifest = Manifest.model_validate_json((folder / "run.json").read_bytes())
     except OSError as error:
         found = f"run.json cannot be read ({error.strerror})"
-        raise RunNotFound(f"open {folder}", found, rule, "Check the path") from None
+        raise RunNotFound(f"open {folder}", found, _IS_RUN, "Check the path") from None
     except ValidationError as error:
-        found = f"run.json is no manifest of this version ({error.error_count()} differences)"
-        remedy = "Open it with the version of lesion that wrote it"
-        raise RunNotFound(f"open {folder}", found, rule, remedy) from error
+        raise _bad_manifest(folder, error) from error
     shards = sorted((folder / "shards").glob("*.parquet"))
     if not shards:
-        raise RunNotFound(f"open {folder}", "it has no shards", rule, "Repeat the run")
+        raise RunNotFound(f"open {folder}", "it has no shards", _IS_RUN, "Repeat the run")
     return manifest, pa.concat_tables([_read_shard(folder, shard) for shard in shards])
 
 
@@ -126,6 +124,16 @@ def _check_nothing_is_lost(path: Path, place: Path, overwrite: bool) -> None:
         if is_run
         else "Choose another directory",
     )
+
+
+def _bad_manifest(folder: Path, error: ValidationError) -> RunNotFound | RunDamaged:
+    if any(problem["type"] == "json_invalid" for problem in error.errors()):
+        found = "run.json is damaged (it is no JSON)"
+        return RunDamaged(f"open {folder}", found, _IS_RUN, "Repeat the run")
+    fields = dict.fromkeys(str(problem["loc"][0]) for problem in error.errors() if problem["loc"])
+    found = f"run.json is no manifest of this version (see {', '.join(fields) or 'its form'})"
+    remedy = "Open it with the version of lesion that wrote it"
+    return RunNotFound(f"open {folder}", found, _IS_RUN, remedy)
 
 
 def _read_shard(folder: Path, shard: Path) -> pa.Table:
