@@ -16,7 +16,7 @@ The steps, each kept in `--work` so that a stopped run goes on where it was:
 
     python recipes/train_default_model.py CORPUS --export src/lesion/models/default
 
-On two CPU cores the defaults take about two hours. `--device cuda` trains on a GPU.
+On two CPU cores the defaults take about an hour. `--device cuda` trains on a GPU.
 """
 
 import argparse
@@ -307,8 +307,10 @@ def score_book(
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Sums over held-out text. A word is a space and its letters, and counts as right when each of
-    its tokens was the model's top one.
+    """Sums over held-out text.
+
+    A word is a space and its letters, and counts as right when each of its tokens was the model's
+    top one.
     """
 
     nats: float = 0.0
@@ -465,7 +467,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("corpus", type=Path, help="folder of *.txt books, UTF-8")
     parser.add_argument("--work", type=Path, default=Path("build/model"))
     parser.add_argument("--export", type=Path, help="write the finished model here")
-    parser.add_argument("--steps", type=int, default=2800)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--decay", type=float, default=0.4, help="share of steps that cool down")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--save-every", type=int, default=100)

@@ -113,8 +113,7 @@ class ReferenceEngine(Engine):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Pass:
-    """One forward pass: last logits, the traces of its blocks, the hidden states at the last
-    token."""
+    """One forward pass: last logits, traces of blocks, hidden states at the last token."""
 
     logits: Float[Tensor, "1 vocabulary"]
     traces: Traces
