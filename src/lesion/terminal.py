@@ -56,7 +56,7 @@ def print_files(run: Run, folder: Path, console: Console) -> None:
 
 def percent(fraction: float) -> str:
     """A share as people write it: 0.2 %, 10 %."""
-    return f"{round(100 * fraction, 4):g} %"
+    return f"{100 * fraction:.3g} %"
 
 
 def _question(run: Run) -> RenderableType:
@@ -112,7 +112,9 @@ def _effect_tables(run: Run, width: int) -> Iterator[RenderableType]:
         _chunks([float(f) for f in effects.columns], (width - 8) // _CELL_WIDTH)
     ):
         title = f"effect on the target's log-probability (nats), {selection}, block × fraction"
-        table = _table("block", fractions, title if index == 0 else None)
+        if index == 0:
+            yield Text(title, style="italic")
+        table = _table("block", fractions)
         for layer, row in effects.iterrows():
             table.add_row(f"{layer}  ", *(_cell(row[fraction], largest) for fraction in fractions))
         yield table
@@ -127,11 +129,13 @@ def _means_table(run: Run, width: int) -> RenderableType:
         return Text("Nothing was measured: no row has status ok.")
     largest = float(measured[METRIC].abs().max()) or 1.0
     fractions = sorted(set(measured["fraction"]))
-    tables = []
+    tables: list[RenderableType] = []
     for index, chunk in enumerate(_chunks(fractions, (width - 14) // _CELL_WIDTH)):
         blocks = "mean over blocks" if frame["layer"].notna().any() else "all blocks at once"
         title = f"{blocks} (nats), and post-activation mass moved"
-        table = _table("", chunk, title if index == 0 else None)
+        if index == 0:
+            tables.append(Text(title, style="italic"))
+        table = _table("", chunk)
         for selection in order:
             means = measured[measured["selection"] == selection].groupby("fraction")[METRIC].mean()
             table.add_row(f"{selection}  ", *(_cell(means.get(f), largest) for f in chunk))
@@ -142,9 +146,9 @@ def _means_table(run: Run, width: int) -> RenderableType:
     return Group(*tables)
 
 
-def _table(corner: str, fractions: Sequence[float], title: str | None) -> Table:
+def _table(corner: str, fractions: Sequence[float]) -> Table:
     """An empty table with one column a fraction, its cells side by side as in a heat map."""
-    table = Table(title=title, title_justify="left", title_style="italic", box=None, padding=0)
+    table = Table(box=None, padding=0)
     table.add_column(f"{corner}  ", style="bold", justify="right", no_wrap=True)
     for fraction in fractions:
         heading = f"{percent(fraction).replace(' ', '')} "

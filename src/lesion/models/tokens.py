@@ -23,7 +23,7 @@ def tokenize_prompt(model: LanguageModel, text: str) -> tuple[int, ...]:
     Raises:
         PromptError: it has no token, or more than the model's context.
     """
-    token_ids = tuple(model.tokenizer(text)["input_ids"]) if text.strip() else ()
+    token_ids = tuple(model.tokenizer(text, verbose=False)["input_ids"]) if text.strip() else ()
     if not token_ids:
         rule = "A prompt has at least one token before the one that is predicted"
         raise PromptError(f"prompt {text!r}", "it is empty", rule, "Pass some text")
