@@ -61,4 +61,3 @@ SWEEP_COLUMNS: tuple[Column, ...] = (
 )  # fmt: skip
 
 SWEEP_SCHEMA = pa.schema([(column.name, column.type) for column in SWEEP_COLUMNS])
-EFFECTS = ("effect_log_prob", "effect_logit", "effect_logit_diff")

@@ -26,11 +26,6 @@ class Family:
     down: str
     up: str | None = None
 
-    @property
-    def is_gated(self) -> bool:
-        """Whether post = act(pre) · up rather than act(pre)."""
-        return self.up is not None
-
 
 FAMILIES: tuple[Family, ...] = (
     Family(
