@@ -11,11 +11,16 @@ from lesion.errors import UnknownFamily
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Where the parts of a block's MLP are.
+    """Where the parts of a block's MLP are, and what follows the last block.
 
     `pre` is the projection whose output is the site `pre`, `activation` the nonlinearity after it,
     `up` the second projection of a gated MLP (None in a plain one), `down` the projection whose
-    input is the site `post` and whose output is the site `out`.
+    input is the site `post` and whose output is the site `out`. `tail` lists the modules between
+    the last block and the logits, in their order; those that a model does not have are left out.
+
+    `attention_interface` says that attention goes through transformers' attention interface, which
+    the packed engine needs. `pre_norm_if` names the word of the configuration that must be true for
+    the residual stream to be a plain sum, None where it always is.
     """
 
     name: str
@@ -24,7 +29,10 @@ class Family:
     pre: str
     activation: str
     down: str
+    tail: tuple[str, ...]
     up: str | None = None
+    attention_interface: bool = True
+    pre_norm_if: str | None = None
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -35,6 +43,7 @@ FAMILIES: tuple[Family, ...] = (
         pre="mlp.c_fc",
         activation="mlp.act",
         down="mlp.c_proj",
+        tail=("transformer.ln_f", "lm_head"),
     ),
     Family(
         name="GPT-NeoX",
@@ -43,6 +52,7 @@ FAMILIES: tuple[Family, ...] = (
         pre="mlp.dense_h_to_4h",
         activation="mlp.act",
         down="mlp.dense_4h_to_h",
+        tail=("gpt_neox.final_layer_norm", "lm_head"),
     ),
     Family(
         name="Llama",
@@ -52,6 +62,7 @@ FAMILIES: tuple[Family, ...] = (
         activation="mlp.act_fn",
         up="mlp.up_proj",
         down="mlp.down_proj",
+        tail=("model.norm", "lm_head"),
     ),
 )
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import operator
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -82,6 +83,7 @@ class LanguageModel:
         self.revision = revision
         self.family = family_of(hf_model.config.model_type, name)
         self.blocks = _blocks(hf_model, self.family)
+        self.tail = _tail(hf_model, self.family)
         # Hooks on a module are seen by every thread that runs it: one engine call at a time.
         self.lock = threading.RLock()
 
@@ -104,6 +106,19 @@ class LanguageModel:
     def dtype(self) -> str:
         """Name of the weights' dtype, for example `float32`."""
         return str(self.hf_model.dtype).removeprefix("torch.")
+
+    @property
+    def pre_norm(self) -> bool:
+        """Whether the residual stream is a plain sum: no block normalises after adding to it."""
+        word = self.family.pre_norm_if
+        return word is None or bool(getattr(self.config, word))
+
+    def logits_of(self, hidden: Float[Tensor, "row width"]) -> Float[Tensor, "row vocabulary"]:
+        """The logits of residual streams as the last block leaves them: norm, head, soft-cap."""
+        for module in self.tail:
+            hidden = module(hidden)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return hidden if cap is None else torch.tanh(hidden / cap) * cap
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -160,6 +175,11 @@ def _weight(projection: nn.Module) -> Tensor:
     weight = projection.weight
     assert isinstance(weight, Tensor), "a projection has a weight"
     return weight
+
+
+def _tail(hf_model: PreTrainedModel, family: Family) -> tuple[nn.Module, ...]:
+    found = (operator.attrgetter(path)(hf_model) for path in family.tail)
+    return tuple(module for module in found if module is not None)
 
 
 def _blocks(hf_model: PreTrainedModel, family: Family) -> tuple[Block, ...]:
