@@ -77,7 +77,13 @@ def silu(x: float) -> float:
     return x / (1 + math.exp(-x))
 
 
+def relu(x: float) -> float:
+    """Rectified linear unit."""
+    return max(x, 0.0)
+
+
 _GATED = Places("model.layers", "mlp.gate_proj", "mlp.down_proj", silu, "mlp.up_proj")
+_GEMMA = Places("model.layers", "mlp.gate_proj", "mlp.down_proj", gelu_tanh, "mlp.up_proj")
 
 PLACES = {
     "gpt2": Places("transformer.h", "mlp.c_fc", "mlp.c_proj", gelu_tanh),
@@ -86,6 +92,21 @@ PLACES = {
     "mistral": _GATED,
     "qwen2": _GATED,
     "qwen3": _GATED,
+    "opt": Places("model.decoder.layers", "fc1", "fc2", relu),
+    "phi": Places("model.layers", "mlp.fc1", "mlp.fc2", gelu_tanh),
+    "stablelm": _GATED,
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "olmo2": _GATED,
+    "smollm3": _GATED,
+    "gpt_neo": Places("transformer.h", "mlp.c_fc", "mlp.c_proj", gelu_tanh),
+    "gptj": Places("transformer.h", "mlp.fc_in", "mlp.fc_out", gelu_tanh),
+    # BLOOM's own spelling of the tanh approximation rounds its constant after eight digits.
+    "bloom": Places("transformer.h", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", gelu_tanh),
+    "falcon": Places("transformer.h", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", gelu),
+    "bert": Places("bert.encoder.layer", "intermediate.dense", "output.dense", gelu),
+    "roberta": Places("roberta.encoder.layer", "intermediate.dense", "output.dense", gelu),
 }
 
 
@@ -236,10 +257,11 @@ def _run(
 
     def visit(site: str, layer: int, tensor: torch.Tensor, mlp_input: torch.Tensor) -> torch.Tensor:
         """Keep the last token's values at a site; in a lesioned block overwrite the chosen."""
-        values = tensor[0, -1].tolist()
+        # Batch and tokens are one axis in some models; the batch is one prompt.
+        values = tensor[..., -1, :].flatten().tolist()
         run.before[site][layer] = run.after[site][layer] = values
         if site == "pre":
-            post = _post_by_hand(values, mlp_input[0, -1], blocks[layer], places)
+            post = _post_by_hand(values, mlp_input[..., -1, :].flatten(), blocks[layer], places)
             run.post_unlesioned[layer] = post
         if site == "post" and lesion_site == "post":
             run.post_unlesioned[layer] = values
@@ -250,8 +272,8 @@ def _run(
         overwritten = [value if i in chosen else old for i, old in enumerate(values)]
         run.chosen.extend((layer, neuron) for neuron in sorted(chosen))
         tensor = tensor.clone()
-        tensor[0, -1] = torch.tensor(overwritten, dtype=tensor.dtype)
-        run.after[site][layer] = tensor[0, -1].tolist()
+        tensor[..., -1, :] = torch.tensor(overwritten, dtype=tensor.dtype)
+        run.after[site][layer] = tensor[..., -1, :].flatten().tolist()
         return tensor
 
     blocks = list(hf_model.get_submodule(places.blocks))

@@ -43,7 +43,16 @@ def manifest(**changed: object) -> Manifest:
             device="cpu",
             attention=None,
         ),
-        "engine": EngineRecord(name="reference", reason="asked for"),
+        "engine": EngineRecord(
+            name="reference",
+            reason="asked for",
+            threads=2,
+            most_rows=None,
+            halvings=0,
+            self_check=None,
+            near_ties=0,
+            noise_floor=None,
+        ),
         "prompts": (
             PromptRecord(
                 prompt_id=0,
@@ -54,6 +63,7 @@ def manifest(**changed: object) -> Manifest:
                 target_source="given",
                 foil=None,
                 foil_id=None,
+                predictions=1,
                 clean_log_prob=CLEAN_LOG_PROB,
                 clean_target_rank=1,
                 clean_top=(TokenRecord(token_id=7, token=TARGET, prob=0.6),),

@@ -237,7 +237,7 @@ def test_the_installed_command_exits_with_2_and_writes_nothing(tmp_path: Path) -
 def test_run_json_holds_what_repeats_the_run(folder: Path) -> None:
     cli.main(["sweep", *QUICK, "--out", "run"])
     record = json.loads((folder / "run" / "run.json").read_text())
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == 2
     assert record["prompts"][0]["text"] == PROMPT
     assert record["model"]["name"] == "default"
     assert record["model"]["neurons"] == [768] * 6

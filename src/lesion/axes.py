@@ -16,6 +16,14 @@ Sites:
                 projection)
     post        input of the down projection: "the neurons" (gated MLPs: act(gate) · up)
     out         output of the down projection, before dropout and residual
+
+Positions, the lesioned token:
+
+    last        the last token of a causal model's prompt, after which the prediction is measured
+    every       each token of a text in turn, as the last token of the text up to it, measured on
+                the token that follows
+    mask        the mask token of a masked model's prompt, where the prediction is measured
+    i           the token of that index from 0 (-1 is the last), measured after the last
 """
 
 from typing import Literal, get_args
@@ -23,9 +31,10 @@ from typing import Literal, get_args
 Site = Literal["pre", "post", "out"]
 Scope = Literal["each", "all", "cumulative"]
 RankOn = Literal["lesioned", "clean"]
-Position = Literal["last"]
+PositionWord = Literal["last", "every", "mask"]
+Position = PositionWord | int
 
 SITES: tuple[Site, ...] = get_args(Site)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 RANKS_ON: tuple[RankOn, ...] = get_args(RankOn)
-POSITIONS: tuple[Position, ...] = get_args(Position)
+POSITIONS: tuple[PositionWord, ...] = get_args(PositionWord)

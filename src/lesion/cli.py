@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Dict, Env
 
-from lesion.axes import Position, RankOn, Scope, Site
+from lesion.axes import RankOn, Scope, Site
 from lesion.errors import InvalidChoice, LesionError
 
-Engine = Literal["auto", "reference"]
+Engine = Literal["auto", "packed", "reference"]
 RankKey = Literal["value", "abs", "write"]
 
 app = App(
@@ -47,9 +47,11 @@ def sweep(
     scope: Scope = "each",
     rank_on: RankOn = "lesioned",
     layers: Annotated[list[str] | None, Parameter(negative="")] = None,
-    position: Position = "last",
+    position: Annotated[str, Parameter(allow_leading_hyphen=True)] = "last",
     hidden_norm: Annotated[bool, Parameter(negative="")] = False,
+    direct: bool = True,
     engine: Engine = "auto",
+    self_check: bool = True,
     device: str | None = None,
     dtype: str | None = None,
     revision: str | None = None,
@@ -93,11 +95,16 @@ def sweep(
     layers
         Blocks to lesion, for example 0,3,5-8; omitted, every block.
     position
-        last: the last token of the prompt.
+        last: the last token of the prompt. every: each token of a text, measured on the next one.
+        mask: the mask of a masked model's prompt. Or the index of a token.
     hidden_norm
         Also measure how far the hidden state moves after every block.
+    direct
+        Also measure what a block's own output does, later blocks left as they were.
     engine
-        auto or reference.
+        auto: packed (all lesions in one pass) where it is proved, else reference (one a pass).
+    self_check
+        Compare the packed engine with the reference engine now and then.
     device
         cpu, cuda, cuda:1, …; omitted, the GPU if there is one.
     dtype
@@ -113,14 +120,14 @@ def sweep(
     """
     from rich.console import Console
 
-    from lesion.experiments.plan import plan_sweep
+    from lesion.experiments.plan import parse_position, plan_sweep
     from lesion.runs.store import check_free
 
     folder = out or Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
     choices: dict[str, Any] = {
         "fractions": _joined(fractions), "site": site, "select": _joined(select) or "top",
         "rank": rank, "replace": replace, "scope": scope, "rank_on": rank_on,
-        "layers": _joined(layers), "position": position, "seed": seed,
+        "layers": _joined(layers), "position": parse_position(position), "seed": seed,
     }  # fmt: skip
     plan_sweep(**choices)
     check_free(folder, overwrite)
@@ -138,7 +145,7 @@ def sweep(
     with _LesionBar() as bar:
         run = run_sweep(
             loaded, prompt, target, target_id=target_id, foil=foil, foil_id=foil_id, engine=engine,
-            hidden_norm=hidden_norm, progress=bar, **choices,
+            self_check=self_check, hidden_norm=hidden_norm, direct=direct, progress=bar, **choices,
         )  # fmt: skip
     print_run(run, console)
     with Console(stderr=True).status("drawing"):

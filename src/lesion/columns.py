@@ -58,6 +58,12 @@ SWEEP_COLUMNS: tuple[Column, ...] = (
     Column("largest_change", _FLOAT, "largest |Δ| of a value at the site"),
     Column("hidden_norm", pa.list_(_FLOAT), "‖Δ hidden state‖ at the last token: of the embedding, "
            "then after every block, before the final norm; null unless asked for"),
+    Column("position", _INT, "index, from 0, of the lesioned token of the prompt"),
+    Column("direct_logit", _FLOAT, "direct effect on the logit: the block's own output, later "
+           "blocks as they were; null for several blocks"),
+    Column("direct_log_prob", _FLOAT, "direct effect on the log-probability, nats"),
+    Column("below_noise", pa.bool_(), "|effect_log_prob| is below the run's noise floor; null "
+           "where none was measured (float32, float64)"),
 )  # fmt: skip
 
 SWEEP_SCHEMA = pa.schema([(column.name, column.type) for column in SWEEP_COLUMNS])

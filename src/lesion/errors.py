@@ -7,9 +7,15 @@
     ├── TargetError (ValueError)            not one token, or not the one that was meant
     ├── ModelError
     │   ├── UnknownFamily (LookupError)     nobody has said where this architecture keeps its MLP
+    │   ├── UnsuitableFamily (LookupError)  an architecture that has no neurons to lesion
     │   ├── UnsafeWeights (ValueError)      a checkpoint without safetensors
     │   └── ModelNotFound (OSError)         neither a folder, nor in the cache, nor reachable
     ├── LesionNotApplied (RuntimeError)     the model ran, but the lesion left no trace in it
+    ├── EngineError
+    │   ├── EngineRefused (ValueError)      an engine cannot take this model or this lesion
+    │   ├── ModelInUse (RuntimeError)       the model carries the hooks of another call
+    │   ├── SelfCheckFailed (RuntimeError)  the packed engine and the reference engine disagree
+    │   └── OutOfMemory (MemoryError)       not even one lesion at a time fits
     └── RunError
         ├── RunExists (FileExistsError)     something stands where the run is to be written
         ├── RunNotWritable (OSError)        a place that cannot be written, or a full disk
@@ -24,8 +30,9 @@ class LesionError(Exception):
     """Base of every error that a caller can mend; its text is `asked: found. rule. remedy.`"""
 
     def __new__(cls, *_: str) -> "LesionError":
-        # OSError would take the parts for an error number and a file name.
-        return super().__new__(cls)
+        # OSError would take the parts for an error number and a file name, and MemoryError makes
+        # nothing that is another exception as well.
+        return (OSError if issubclass(cls, OSError) else Exception).__new__(cls)
 
     def __init__(self, asked: str, found: str, rule: str, remedy: str) -> None:
         super().__init__(asked, found, rule, remedy)
@@ -60,6 +67,10 @@ class UnknownFamily(ModelError, LookupError):
     """An architecture without an entry in `lesion.models.families`."""
 
 
+class UnsuitableFamily(ModelError, LookupError):
+    """An architecture that is known, and known to have no neurons to lesion."""
+
+
 class UnsafeWeights(ModelError, ValueError):
     """A checkpoint whose weights are not stored as safetensors."""
 
@@ -70,6 +81,26 @@ class ModelNotFound(ModelError, OSError):
 
 class LesionNotApplied(LesionError, RuntimeError):
     """The forward pass ended without the lesion having changed anything."""
+
+
+class EngineError(LesionError):
+    """An engine that cannot measure, or not rightly."""
+
+
+class EngineRefused(EngineError, ValueError):
+    """A model or lesion that an engine has not been proved for."""
+
+
+class ModelInUse(EngineError, RuntimeError):
+    """A model that carries the lesion hooks of another call."""
+
+
+class SelfCheckFailed(EngineError, RuntimeError):
+    """The packed engine and the reference engine differ beyond the tolerance."""
+
+
+class OutOfMemory(EngineError, MemoryError):
+    """Not even one lesion at a time fits into memory."""
 
 
 class RunError(LesionError):

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from typing import Literal
 
-TargetSource = Literal["given", "top"]
+TargetSource = Literal["given", "top", "next"]
 
 
 @dataclasses.dataclass(frozen=True)

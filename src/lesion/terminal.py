@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lesion.figures import caption
-from lesion.runs.manifest import PromptRecord
+from lesion.runs.manifest import Manifest, PromptRecord
 from lesion.runs.run import Run
 
 METRIC = "effect_log_prob"
@@ -63,7 +63,9 @@ def _question(run: Run) -> RenderableType:
     manifest, plan = run.manifest, run.manifest.plan
     model, prompt = manifest.model, manifest.prompts[0]
     sizes = " / ".join(str(size) for size in sorted(set(model.neurons)))
-    target = quoted(prompt.target)
+    target = quoted(prompt.target or "")
+    if prompt.target_source == "next":
+        target = f"the token that follows, {prompt.predictions} times"
     if prompt.target_source == "top":
         target += " (none was given: the model's own top token)"
     if prompt.foil is not None:
@@ -85,16 +87,34 @@ def _question(run: Run) -> RenderableType:
         "target": f"{target}; {_clean(prompt)}",
         "clean": clean,
         "lesions": lesions,
-        "engine": f"{manifest.engine.name}, {manifest.seconds:.1f} s",
+        "engine": _engine(manifest),
     }
+    if not clean:
+        del rows["clean"]
     for label, value in rows.items():
         grid.add_row(label, Text(value))
     return grid
 
 
+def _engine(manifest: Manifest) -> str:
+    engine = manifest.engine
+    found = f"{engine.name}, {manifest.seconds:.1f} s"
+    if engine.name == "reference" and engine.reason.startswith("auto: "):
+        found += f"; {engine.reason.removeprefix('auto: ')}"
+    check = engine.self_check
+    if check is not None:
+        found += (
+            f"; {check.lesions} lesions measured again by the reference engine in "
+            f"{check.seconds:.2g} s, within {check.difference:.1g} nats"
+        )
+    return found
+
+
 def _clean(prompt: PromptRecord) -> str:
     if prompt.clean_log_prob is None:
         return "the clean run's logits are not finite"
+    if prompt.predictions > 1:
+        return f"mean clean log-probability {prompt.clean_log_prob:.3f} nats"
     return (
         f"clean log-probability {prompt.clean_log_prob:.3f} nats, rank {prompt.clean_target_rank}"
     )
@@ -111,7 +131,10 @@ def _effect_tables(run: Run, width: int) -> Iterator[RenderableType]:
     for index, fractions in enumerate(
         _chunks([float(f) for f in effects.columns], (width - 8) // _CELL_WIDTH)
     ):
+        tokens = run.manifest.prompts[0].predictions
         title = f"effect on the target's log-probability (nats), {selection}, block × fraction"
+        if tokens > 1:
+            title += f", mean over {tokens} tokens"
         if index == 0:
             yield Text(title, style="italic")
         table = _table("block", fractions)
@@ -162,6 +185,13 @@ def _notes(run: Run) -> Iterator[Text]:
     nonfinite = int((frame["status"] == "nonfinite").sum())
     if empty:
         yield Text(f"{empty} of {len(frame)} rows take no neuron (status empty) and are not drawn.")
+    floor = run.manifest.engine.noise_floor
+    if floor is not None:
+        below = int(frame["below_noise"].fillna(False).sum())
+        yield Text(
+            f"{below} of {len(frame)} effects are below the noise floor of {floor:.2g} nats "
+            f"({run.manifest.model.dtype})."
+        )
     if nonfinite:
         yield Text(
             f"{nonfinite} of {len(frame)} rows had a NaN or infinite logit (status nonfinite)."

@@ -44,9 +44,10 @@ def hooks_of(model: LanguageModel) -> list[tuple[str, str, int]]:
     ]
 
 
+@pytest.mark.parametrize("engine", ["packed", "reference"])
 @pytest.mark.parametrize("words", WORDS)
-def test_modes_weights_and_hooks_are_as_before(words: dict[str, Any]) -> None:
-    model = tiny_model("gpt2")
+def test_modes_weights_and_hooks_are_as_before(words: dict[str, Any], engine: str) -> None:
+    model, words = tiny_model("gpt2"), words | {"engine": engine}
     evaluated = table_of(model, **words)
     for module in model.hf_model.modules():
         if isinstance(module, nn.Dropout):
@@ -55,9 +56,10 @@ def test_modes_weights_and_hooks_are_as_before(words: dict[str, Any]) -> None:
     model.hf_model.transformer.h[1].eval()
     modes = [module.training for module in model.hf_model.modules()]
     weights = {name: tensor.clone() for name, tensor in model.hf_model.state_dict().items()}
-    model.hf_model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda *_: None)
+    if engine == "reference":
+        model.hf_model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda *_: None)
     hooks = hooks_of(model)
-    assert len(hooks) == 1
+    assert len(hooks) == (engine == "reference")
     assert table_of(model, **words).equals(evaluated)
     assert [module.training for module in model.hf_model.modules()] == modes
     assert hooks_of(model) == hooks
@@ -86,6 +88,18 @@ def test_modes_and_hooks_are_as_before_if_a_pass_raises(words: dict[str, Any], p
     assert all(module.training for module in model.hf_model.modules())
     handle.remove()
     assert table_of(model, **words).equals(table_of(tiny_model("gpt2"), **words))
+
+
+def test_a_model_with_hooks_of_its_own_is_left_to_the_reference_engine() -> None:
+    model = tiny_model("gpt2")
+    handle = model.hf_model.transformer.h[1].mlp.register_forward_hook(lambda *_: None)
+    run = lesion.sweep(model, PROMPT, TARGET, fractions=0.5)
+    assert (run.manifest.engine.name, run.manifest.engine.reason) == (
+        "reference",
+        "auto: it carries hooks of its own, which may mean another token than the packed rows",
+    )
+    handle.remove()
+    assert lesion.sweep(model, PROMPT, TARGET, fractions=0.5).manifest.engine.name == "packed"
 
 
 def test_two_threads_give_the_tables_of_one() -> None:

@@ -183,9 +183,13 @@ class TestRefusals:
             "Lesion(top(.1), rank_on='both', layers=(0,))": refused.format(
                 "rank_on 'both'", "rank_on is one of lesioned, clean"
             ),
-            "Lesion(top(.1), position='every', layers=(0,))": refused.format(
-                "position 'every'", "position is last"
+            "Lesion(top(.1), position='first', layers=(0,))": refused.format(
+                "position 'first'", "position is one of last, every, mask, or the index of a token"
             ),
+            "Lesion(top(.1), position=True, layers=(0,))": refused.format(
+                "position 'True'", "position is one of last, every, mask, or the index of a token"
+            ),
+            "Lesion(top(.1), position=-2, layers=(0,)).position": "-2",
             "Lesion(top(.1), layers=np.arange(2)).layers": "(0, 1)",
             "Lesion(top(.1), layers=range(2)).layers": "(0, 1)",
         }

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import CONFIGS, tiny_model, word_tokenizer
-from transformers import AutoConfig
+from families import CONFIGS, MASKED_TYPES, mask_tokenizer, tiny_model, word_tokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 import lesion
-from lesion.errors import InvalidChoice, ModelNotFound, UnknownFamily, UnsafeWeights
+from lesion.errors import (
+    InvalidChoice,
+    ModelNotFound,
+    UnknownFamily,
+    UnsafeWeights,
+    UnsuitableFamily,
+)
 
 ELSEWHERE = (
     "A model is a local folder, or a name on the Hugging Face Hub or in its cache. Check the name; "
@@ -96,12 +102,86 @@ def test_a_model_with_too_small_a_vocabulary_needs_its_own_tokenizer() -> None:
 
 
 def test_an_unknown_family_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mpt"}))
     (tmp_path / "model.safetensors").write_bytes(b"not read")
-    with pytest.raises(UnknownFamily, match=r"its architecture is 'mamba'\. The known archit"):
+    with pytest.raises(UnknownFamily, match=r"its architecture is 'mpt'\. The known archit"):
         lesion.load(tmp_path)
-    with pytest.raises(UnknownFamily, match="model 'random weights': its architecture is 'mamba'"):
+    with pytest.raises(UnknownFamily, match="model 'random weights': its architecture is 'mpt'"):
+        lesion.load(config={"model_type": "mpt"}, random_weights=0)
+
+
+def test_an_architecture_without_neurons_is_refused_before_its_weights_are_read(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mixtral"}))
+    (tmp_path / "model.safetensors").write_bytes(b"not read")
+    with pytest.raises(UnsuitableFamily, match="'mixtral', is a mixture of experts"):
+        lesion.load(tmp_path)
+    with pytest.raises(UnsuitableFamily, match="'mamba', is a state-space"):
         lesion.load(config={"model_type": "mamba"}, random_weights=0)
+
+
+@pytest.mark.parametrize("model_type", MASKED_TYPES)
+def test_a_masked_model_comes_with_its_masked_head(model_type: str, tmp_path: Path) -> None:
+    untrained = tiny_model(model_type, dtype="float32")
+    untrained.hf_model.save_pretrained(tmp_path)
+    mask_tokenizer().save_pretrained(tmp_path)
+    trained = lesion.load(tmp_path)
+    adopted = lesion.load(hf_model=trained.hf_model, tokenizer=trained.tokenizer)
+    tokens = torch.tensor([[3, 62, 4, 1]])
+    with torch.inference_mode():
+        expected = untrained.hf_model(tokens).logits
+        for model in (trained, adopted):
+            assert type(model.hf_model).__name__.endswith("ForMaskedLM")
+            assert model.family.masked
+            assert torch.equal(model.hf_model(tokens).logits, expected)
+
+
+def test_a_loaded_model_without_its_familys_head_is_refused(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidChoice) as refusal:
+        lesion.load(hf_model=AutoModel.from_pretrained(saved), tokenizer=word_tokenizer())
+    assert str(refusal.value) == (
+        "load(hf_model=…): it is a GPT2Model. A GPT-2 model is lesioned as GPT2LMHeadModel, with "
+        "the head that predicts tokens. Load it with AutoModelForCausalLM.from_pretrained(…)."
+    )
+    config = tiny_model("bert").config
+    config.is_decoder = True
+    with pytest.raises(InvalidChoice) as refusal:
+        lesion.load(hf_model=AutoModelForCausalLM.from_config(config), tokenizer=mask_tokenizer())
+    assert str(refusal.value) == (
+        "load(hf_model=…): it is a BertLMHeadModel. A BERT model is lesioned as BertForMaskedLM, "
+        "with the head that predicts tokens. Load it with AutoModelForMaskedLM.from_pretrained(…)."
+    )
+
+
+@pytest.mark.parametrize("words", [{"site": "out"}, {"rank": "write"}, {"scope": "all"}])
+@pytest.mark.parametrize("embeddings", ["cpu", "disk"])
+def test_a_model_whose_weights_lie_on_several_devices_gives_the_same(
+    embeddings: str, words: dict[str, str], tmp_path: Path
+) -> None:
+    pytest.importorskip("accelerate", reason="it is accelerate that spreads a model")
+    whole = tiny_model("llama", dtype="float32")
+    whole.hf_model.save_pretrained(tmp_path)
+    places = {
+        "model.embed_tokens": embeddings,
+        "model.rotary_emb": "cpu",
+        "model.layers.0": "cpu",
+        "model.layers.1": "disk",
+        "model.layers.2": "disk",
+        "model.norm": "disk",
+        "lm_head": "cpu",
+    }
+    spread = AutoModelForCausalLM.from_pretrained(
+        tmp_path, device_map=places, offload_folder=tmp_path / "offloaded"
+    )
+    assert any(parameter.is_meta for parameter in spread.parameters())
+    model = lesion.load(hf_model=spread, tokenizer=word_tokenizer())
+    assert model.device == torch.device("cpu")
+    found, expected = (
+        lesion.sweep(m, "w3 w1 w4", "w5", fractions=0.5, engine="reference", **words).frame()
+        for m in (model, whole)
+    )
+    assert found["effect_log_prob"].equals(expected["effect_log_prob"])
 
 
 def test_a_checkpoint_without_safetensors_is_refused(saved: Path, tmp_path: Path) -> None:

@@ -2,14 +2,21 @@
 
 import pytest
 import torch
-from families import tiny_model, word_tokenizer
+from families import MASKED_TYPES, mask_tokenizer, tiny_model, word_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import lesion
 from lesion.errors import PromptError, TargetError
 from lesion.models.language_model import LanguageModel
-from lesion.models.tokens import ask, likely_tokens, resolve_token, token_text, tokenize_prompt
+from lesion.models.tokens import (
+    ask,
+    likely_tokens,
+    predicted_position,
+    resolve_token,
+    token_text,
+    tokenize_prompt,
+)
 
 
 @pytest.fixture(scope="module")
@@ -195,5 +202,32 @@ def test_likely_tokens_are_those_of_a_plain_forward_pass(words: LanguageModel) -
     assert [token.prob for token in found] == pytest.approx([float(probs[i]) for i in expected])
 
 
+@pytest.mark.parametrize("model_type", MASKED_TYPES)
+def test_a_masked_model_predicts_the_token_behind_its_mask(model_type: str) -> None:
+    model = tiny_model(model_type)
+    prompt, found = ask(model, "w3 [MASK] w4 w9", None, None, None, None)
+    assert prompt.token_ids == (3, 62, 4, 9)
+    assert predicted_position(model, prompt.token_ids) == 1
+    with torch.inference_mode():
+        probs = model.hf_model(torch.tensor([[3, 62, 4, 9]])).logits[0, 1].softmax(-1)
+    assert prompt.target_id == found[0].token_id == int(probs.argmax())
+    assert found[0].prob == pytest.approx(float(probs.max()))
+
+
+def test_a_causal_model_predicts_after_the_last_token(words: LanguageModel) -> None:
+    assert predicted_position(words, (3, 62, 4, 9)) == 3
+
+
+@pytest.mark.parametrize(("text", "found"), [("w3 w4", "no mask"), ("[MASK] w3 [MASK]", "2 masks")])
+def test_a_masked_model_wants_one_mask(text: str, found: str) -> None:
+    with pytest.raises(PromptError) as refusal:
+        tokenize_prompt(tiny_model("bert"), text)
+    assert str(refusal.value) == (
+        f"prompt {text!r}: it has {found}. random bert is a masked model: it predicts the one "
+        "token behind [MASK]. Write [MASK] once, where the target stands."
+    )
+
+
 def test_the_word_tokenizer_of_the_tests_knows_its_words() -> None:
     assert word_tokenizer()("w0 w62")["input_ids"] == [0, 62]
+    assert mask_tokenizer()("w0 w61 [MASK] w62")["input_ids"] == [0, 61, 62, 63]

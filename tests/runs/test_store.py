@@ -140,7 +140,7 @@ class TestWhatIsWritten:
         text = (saved / "run.json").read_text(encoding="utf-8")
         stored = json.loads(text)
         assert text.endswith("}\n")
-        assert stored["schema_version"] == 1
+        assert stored["schema_version"] == 2
         assert stored["created"] == "2026-01-02T03:04:05.678901Z"
         assert stored["model"]["neurons"] == [100, 100, 100]
         assert stored["plan"] == manifest().plan
@@ -419,11 +419,11 @@ class TestReadingWhatIsNoRun:
     @pytest.mark.parametrize(
         "changed",
         [
-            {"schema_version": 2},
-            {"schema_version": "1"},
+            {"schema_version": 1},
+            {"schema_version": "2"},
             {"experiment": "contrast"},
             {"added_later": 1},
-            {"schema_version": 2, "experiment": "contrast", "added_later": 1},
+            {"schema_version": 3, "experiment": "contrast", "added_later": 1},
         ],
     )
     def test_a_manifest_of_another_version(self, saved, changed):

@@ -3,6 +3,8 @@
 The vectors are rows; every function treats each row by itself.
 """
 
+import functools
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -16,6 +18,12 @@ from lesion.interventions.selection import (
     RankKey,
     Selection,
 )
+
+NEAR_TIE = 1e-5
+"""Keys closer than this share of the largest |key| may change places by rounding.
+
+In half precision it is four times the distance of two neighbouring numbers.
+"""
 
 
 def rank_keys(
@@ -61,6 +69,35 @@ def chosen_units(
     assert order is not None, "every selection but a set has a ranking"
     positions = selection.positions(vectors.shape[-1])
     return chosen.scatter(-1, order[:, positions.start : positions.stop], True)
+
+
+def ranks(order: Int64[Tensor, "row unit"]) -> Int64[Tensor, "row unit"]:
+    """The place of every unit in an order."""
+    places = torch.arange(order.shape[-1], device=order.device).expand(order.shape)
+    return torch.empty_like(order).scatter_(-1, order, places)
+
+
+def near_ties(
+    sorted_keys: Float[Tensor, "row unit"], edges: Int64[Tensor, "row edge"]
+) -> Bool[Tensor, "row edge"]:
+    """Whether the keys on both sides of an edge (before position e) nearly agree.
+
+    An edge at either end of the order separates nothing.
+    """
+    size = sorted_keys.shape[-1]
+    inside = (edges > 0) & (edges < size)
+    above = sorted_keys.gather(-1, (edges - 1).clamp(min=0))
+    below = sorted_keys.gather(-1, edges.clamp(max=size - 1))
+    share = max(NEAR_TIE, 4 * torch.finfo(sorted_keys.dtype).eps)
+    tolerance = share * sorted_keys.abs().amax(dim=-1, keepdim=True)
+    return inside & ((above - below).abs() < tolerance)
+
+
+@functools.cache
+def signature_weights(layer: int, size: int) -> Int64[Tensor, " unit"]:
+    """One number a unit of a block; the sum over a set, modulo 2⁶⁴, is the set's signature."""
+    raw = np.random.PCG64(layer).random_raw(size)
+    return torch.from_numpy(raw.view(np.int64))
 
 
 def replacement_values(

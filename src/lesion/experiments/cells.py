@@ -35,12 +35,14 @@ def cells_of(plan: SweepPlan, model: LanguageModel) -> tuple[Cell, ...]:
     for selection in plan.selections:
         if isinstance(selection, NeuronSet):
             model.check_neurons(selection.neurons, plan.site)
+    # Each token of a text is the last token of the text up to it.
+    position = "last" if plan.position == "every" else plan.position
     cells = []
     for group in _groups(plan.selections):
         for layer, lesioned in _lesioned_layers(plan, group[0], model):
             for selection in group:
                 lesion = Lesion(
-                    selection, plan.replace, plan.site, lesioned, plan.position, plan.rank_on
+                    selection, plan.replace, plan.site, lesioned, position, plan.rank_on
                 )
                 neurons, units = _neurons(lesion, model)
                 cells.append(Cell(layer, lesion, _fraction(selection, neurons, units), neurons))

@@ -3,11 +3,12 @@
 import dataclasses
 import re
 from collections.abc import Iterable
+from typing import cast
 
-from lesion.axes import POSITIONS, RANKS_ON, SCOPES, SITES, Position, RankOn, Scope, Site
+from lesion.axes import RANKS_ON, SCOPES, SITES, Position, RankOn, Scope, Site
 from lesion.errors import InvalidChoice
 from lesion.interventions.fractions import Fractions, parse_fractions
-from lesion.interventions.lesion import check_rank_at, check_word
+from lesion.interventions.lesion import check_position, check_rank_at, check_word
 from lesion.interventions.replacement import Replacement, parse_replacement
 from lesion.interventions.select import Select, parse_select, takes_fractions
 from lesion.interventions.selection import RankKey, Selection, check_rank
@@ -51,7 +52,7 @@ def plan_sweep(
     check_word("site", site, SITES)
     check_word("scope", scope, SCOPES)
     check_word("rank_on", rank_on, RANKS_ON)
-    check_word("position", position, POSITIONS)
+    check_position(position)
     check_rank(rank)
     check_rank_at(rank, site)
     if fractions is not None and not takes_fractions(select):
@@ -71,6 +72,17 @@ def plan_sweep(
         layers=parse_layers(layers),
         position=position,
     )
+
+
+def parse_position(asked: str) -> Position:
+    """A position as the command line spells it: a word, or the index of a token.
+
+    Raises:
+        InvalidChoice: neither.
+    """
+    position = int(asked) if re.fullmatch(r"-?\d{1,9}", asked) else cast(Position, asked)
+    check_position(position)
+    return position
 
 
 def parse_layers(asked: Layers | None) -> tuple[int, ...] | None:

@@ -10,12 +10,10 @@ Source: the report's protocol, successive median-replacement of MLP neurons
 """
 
 import datetime
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
@@ -23,18 +21,26 @@ from lesion.axes import Position, RankOn, Scope, Site
 from lesion.columns import SWEEP_SCHEMA
 from lesion.engines.choosing import ENGINE_WORDS, EngineWord, choose_engine
 from lesion.engines.engine import Engine, Outcome, Progress
-from lesion.experiments.cells import Cell, cells_of, draw_of, measurement_key
-from lesion.experiments.plan import Layers, SweepPlan, plan_sweep
-from lesion.experiments.records import model_record, plan_record, prompt_record, versions
+from lesion.engines.positions import token_at
+from lesion.experiments.cells import Cell, cells_of, measurement_key
+from lesion.experiments.plan import Layers, plan_sweep
+from lesion.experiments.questions import questions_of
+from lesion.experiments.records import (
+    engine_record,
+    model_record,
+    plan_record,
+    prompt_record,
+    versions,
+)
+from lesion.experiments.rows import table_row
 from lesion.interventions.fractions import Fractions
 from lesion.interventions.lesion import Lesion, check_word
 from lesion.interventions.replacement import Replacement
 from lesion.interventions.select import Select
-from lesion.interventions.selection import KeyRanking, RankKey
+from lesion.interventions.selection import RankKey
 from lesion.models.language_model import LanguageModel
-from lesion.models.tokens import ask, token_text
 from lesion.prompts import Prompt
-from lesion.runs.manifest import EngineRecord, Manifest
+from lesion.runs.manifest import Manifest
 from lesion.runs.run import Run
 
 
@@ -56,8 +62,10 @@ def sweep(
     layers: Layers | None = None,
     position: Position = "last",
     engine: EngineWord = "auto",
+    self_check: bool = True,
     seed: int = 0,
     hidden_norm: bool = False,
+    direct: bool = True,
     progress: Progress | None = None,
 ) -> Run:
     """Lesion growing shares of neurons and measure what the target token loses.
@@ -69,8 +77,7 @@ def sweep(
             the model's own top token. `target_id` names it by its id instead.
         foil: a token to compare the target with (`logit_diff`), or its `foil_id`.
         fractions: shares in [0, 1], presets (`coarse`, `fine`, `book`), `start:stop:step`, or a
-        list
-            of them; omitted, coarse and fine.
+            list of them; omitted, coarse and fine.
         site: `pre`, `post` or `out`; see `lesion.axes`.
         select: `top`, `bottom`, `random:DRAWS`, `band:LOW-HIGH`, `set:FILE`, a selection such as
             `lesion.top(.01)`, or several: the first is the question, the others are its controls.
@@ -79,12 +86,18 @@ def sweep(
         scope: `each` block alone, `all` at once, or `cumulative` (blocks up to and with the layer).
         rank_on: rank on what the `lesioned` row carries in a block, or on the `clean` run.
         layers: the blocks to lesion; omitted, all. With scope `cumulative` they are taken in order.
-        position: `last`, the last token of the prompt.
-        engine: `auto` or `reference`.
+        position: `last`, the last token of the prompt; `every`, each token of the text in turn,
+            measured on the token that follows; `mask`, the mask of a masked model's prompt; or the
+            index of a token.
+        engine: `auto` takes the packed engine where it is proved and else the reference engine, and
+            the run says why; or `packed`, `reference`.
+        self_check: compare the packed engine with the reference engine now and then; see
+            `lesion.engines.self_check`.
         seed: of random selections.
         hidden_norm: also measure how far the hidden state moves after every block.
+        direct: also measure what a block's own output does, later blocks left as they were.
         progress: called with the numbers of lesions done and asked for; omitted, a progress bar on
-        a terminal.
+            a terminal.
 
     Raises:
         LesionError: a word that means nothing (`InvalidChoice`), a prompt, target or layer that the
@@ -97,36 +110,40 @@ def sweep(
         rank_on=rank_on, layers=layers, position=position, seed=seed,
     )  # fmt: skip
     cells = cells_of(plan, model)
-    question, likely = ask(model, prompt, target, target_id, foil, foil_id)
-    chosen_engine, reason = choose_engine(engine, model)
+    questions = questions_of(model, prompt, target, target_id, foil, foil_id, position)
+    asked, places = _distinct(cells, model)
+    # A position that the model or the prompt does not have is refused before anything runs.
+    positions = [token_at(model, each, cells[0].lesion.position) for each in questions.each]
+    chosen, reason = choose_engine(engine, model, asked, questions.each)
     begun = time.perf_counter()
-    outcome, places = _measure(chosen_engine, question, cells, model, hidden_norm, progress)
+    outcomes = _measure(chosen, questions.each, asked, hidden_norm, direct, progress)
+    seconds = time.perf_counter() - begun
+    record = engine_record(chosen, reason, questions.each, asked, outcomes, self_check)
     manifest = Manifest(
         experiment="sweep",
         created=datetime.datetime.now(datetime.UTC),
-        seconds=time.perf_counter() - begun,
-        plan=plan_record(plan, rank=rank, seed=seed, hidden_norm=hidden_norm, engine=engine),
+        seconds=seconds,
+        plan=plan_record(
+            plan, rank=rank, seed=seed, hidden_norm=hidden_norm, direct=direct, engine=engine,
+            self_check=self_check,
+        ),
         model=model_record(model),
-        engine=EngineRecord(name=chosen_engine.name, reason=reason),
-        prompts=(prompt_record(question, outcome, likely),),
+        engine=record,
+        prompts=(prompt_record(questions, outcomes),),
         versions=versions(),
-    )
+    )  # fmt: skip
     rows = [
-        _row(cell, place, outcome, question, plan, chosen_engine.name, model)
+        table_row(
+            cell, place, outcome, question, token, plan, chosen.name, record.noise_floor, model
+        )
+        for question, outcome, token in zip(questions.each, outcomes, positions, strict=True)
         for cell, place in zip(cells, places, strict=True)
     ]
     return Run(manifest, pa.Table.from_pylist(rows, schema=SWEEP_SCHEMA))
 
 
-def _measure(
-    engine: Engine,
-    prompt: Prompt,
-    cells: Sequence[Cell],
-    model: LanguageModel,
-    hidden_norm: bool,
-    progress: Progress | None,
-) -> tuple[Outcome, list[int | None]]:
-    """Run each distinct lesion once; per cell its place in the outcome, None without a neuron."""
+def _distinct(cells: Sequence[Cell], model: LanguageModel) -> tuple[list[Lesion], list[int | None]]:
+    """Each distinct lesion once, and per cell its place among them; None without a neuron."""
     distinct: dict[Any, int] = {}
     lesions: list[Lesion] = []
     places: list[int | None] = []
@@ -139,82 +156,29 @@ def _measure(
             distinct[key] = len(lesions)
             lesions.append(cell.lesion)
         places.append(distinct[key])
+    return lesions, places
+
+
+def _measure(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    lesions: Sequence[Lesion],
+    hidden_norm: bool,
+    direct: bool,
+    progress: Progress | None,
+) -> list[Outcome]:
+    """Run the engine, with a progress bar where the caller has none of his own."""
     if progress is not None:
-        return engine.run(prompt, lesions, hidden_norm=hidden_norm, progress=progress), places
+        return engine.run_many(
+            prompts, lesions, hidden_norm=hidden_norm, direct=direct, progress=progress
+        )
     # disable=None: nothing is drawn where the output is not a terminal.
-    with tqdm(total=len(lesions), unit="lesion", leave=False, disable=None) as bar:
+    total = len(prompts) * len(lesions)
+    with tqdm(total=total, unit="lesion", leave=False, disable=None) as bar:
 
         def moved(done: int, _total: int) -> None:
             bar.update(done - bar.n)
 
-        return engine.run(prompt, lesions, hidden_norm=hidden_norm, progress=moved), places
-
-
-def _row(
-    cell: Cell,
-    place: int | None,
-    outcome: Outcome,
-    prompt: Prompt,
-    plan: SweepPlan,
-    engine: str,
-    model: LanguageModel,
-) -> dict[str, Any]:
-    """One row of the table; what was not measured is None."""
-    clean, ranking = outcome.clean, cell.lesion.select.ranking
-    row: dict[str, Any] = {
-        "prompt_id": prompt.prompt_id,
-        "prompt": prompt.text,
-        "target": prompt.target,
-        "target_id": prompt.target_id,
-        "foil_id": prompt.foil_id,
-        "layer": cell.layer,
-        "fraction": cell.fraction,
-        "neurons": cell.neurons,
-        "changed": 0,
-        "clean_logit": _number(clean.logit[0]),
-        "clean_log_prob": _number(clean.log_prob[0]),
-        "site": plan.site,
-        "selection": cell.lesion.select.word,
-        "rank": ranking.key if isinstance(ranking, KeyRanking) else None,
-        "rank_on": plan.rank_on,
-        "replacement": plan.replace,
-        "scope": plan.scope,
-        "engine": engine,
-        "status": "empty",
-        "draw": draw_of(cell.lesion.select),
-    }
-    if place is not None:
-        row |= _measured(place, outcome, model)
-    return row
-
-
-def _measured(place: int, outcome: Outcome, model: LanguageModel) -> dict[str, Any]:
-    """The measured columns of one lesion."""
-    clean, lesioned, evidence = outcome.clean, outcome.lesioned, outcome.evidence
-    rank = _number(lesioned.target_rank[place])
-    top_id = int(lesioned.top_token_id[place])
-    finite = bool(lesioned.finite[place] and clean.finite[0])
-    return {
-        "changed": int(evidence.changed[place]),
-        "logit": _number(lesioned.logit[place]),
-        "log_prob": _number(lesioned.log_prob[place]),
-        "prob": _number(lesioned.prob[place]),
-        "target_rank": None if rank is None else int(rank),
-        "kl": _number(lesioned.kl[place]),
-        "entropy": _number(lesioned.entropy[place]),
-        "top_token": token_text(model.tokenizer, top_id) if top_id >= 0 else None,
-        "top_token_id": top_id if top_id >= 0 else None,
-        "effect_logit": _number(lesioned.logit[place] - clean.logit[0]),
-        "effect_log_prob": _number(lesioned.log_prob[place] - clean.log_prob[0]),
-        "removed_post": _number(evidence.removed_post[place]),
-        "out_delta_norm": _number(evidence.out_delta_norm[place]),
-        "logit_diff": _number(lesioned.logit_diff[place]),
-        "effect_logit_diff": _number(lesioned.logit_diff[place] - clean.logit_diff[0]),
-        "largest_change": _number(evidence.largest_change[place]),
-        "hidden_norm": None if outcome.hidden_norm is None else outcome.hidden_norm[place].tolist(),
-        "status": "ok" if finite else "nonfinite",
-    }
-
-
-def _number(value: np.float64 | float) -> float | None:
-    return None if math.isnan(value) else float(value)
+        return engine.run_many(
+            prompts, lesions, hidden_norm=hidden_norm, direct=direct, progress=moved
+        )

@@ -3,8 +3,8 @@
 1. Rows whose ``status`` is not "ok", and rows whose metric is NaN, are left out and counted.
 2. Each selection becomes a series; where a frame mixes sites, rank keys, replacements or scopes,
    these split the series too, so that no mean ever runs over two different experiments.
-3. A point is the mean over the draws of one prompt, then the mean over prompts, so that every
-   prompt weighs the same however many of its draws were measured.
+3. A point is the mean over the draws (and tokens, at position `every`) of one prompt, then the
+   mean over prompts, so that every prompt weighs the same however many of its draws were measured.
 """
 
 from __future__ import annotations
@@ -160,7 +160,10 @@ def check_columns(frame: pd.DataFrame, asked: str, *more: str) -> None:
 
 def repeated_rows(rows: pd.DataFrame) -> pd.Series[bool]:
     """Rows that nothing in the frame tells apart from an earlier one, as two equal-sized sets."""
-    return rows.duplicated(["prompt_id", "layer", "fraction", "selection", "draw", *SETTINGS])
+    position = [name for name in ("position",) if name in rows]
+    return rows.duplicated(
+        ["prompt_id", *position, "layer", "fraction", "selection", "draw", *SETTINGS]
+    )
 
 
 def without_block(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -212,6 +215,9 @@ def prompt_line(rows: pd.DataFrame, points: pd.DataFrame) -> str:
     count = int(rows["prompt_id"].nunique())
     if count == 1:
         first = rows.iloc[0]
+        positions = rows["position"].nunique() if "position" in rows else 1
+        if positions > 1:
+            return f"mean over {positions} tokens of {quoted(str(first['prompt']))}"
         return f"{quoted(str(first['prompt']))} → {quoted(str(first['target']))}"
     fewest = int(points["prompts"].min())
     gaps = "" if fewest == count else f" ({fewest} to {count} measured a point)"

@@ -37,7 +37,7 @@ class Lesion:
     def __post_init__(self) -> None:
         check_word("site", self.site, SITES)
         check_word("rank_on", self.rank_on, RANKS_ON)
-        check_word("position", self.position, POSITIONS)
+        check_position(self.position)
         object.__setattr__(self, "replace", str(parse_replacement(self.replace)))
         object.__setattr__(self, "layers", _checked_layers(self.layers))
         if not isinstance(self.select, Selection):
@@ -68,6 +68,20 @@ def check_rank_at(rank: RankKey | None, site: Site) -> None:
             "The rank key write (|post| times the norm of the output weights) ranks neurons",
             "Pass rank='abs', or site='post'",
         )
+
+
+def check_position(position: Position) -> None:
+    """Refuse a position that is neither a word nor the index of a token.
+
+    Raises:
+        InvalidChoice: naming the words.
+    """
+    if isinstance(position, bool) or not isinstance(position, int):
+        try:
+            check_word("position", str(position), POSITIONS)
+        except InvalidChoice as error:
+            rule = f"{error.rule}, or the index of a token"
+            raise InvalidChoice(error.asked, error.found, rule, error.remedy) from None
 
 
 def check_word(keyword: str, asked: str, known: Iterable[str]) -> None:

@@ -1,10 +1,11 @@
-"""A causal language model whose MLP neurons can be reached: `LanguageModel` and its `Block`s."""
+"""A language model whose MLP neurons can be reached: `LanguageModel` and its `Block`s."""
 
 import contextlib
 import dataclasses
 import operator
 import threading
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -53,18 +54,20 @@ class Block:
         """Euclidean norm of each neuron's output weights, in the weights' dtype."""
         # Conv1D keeps (input, output), Linear (output, input).
         axis = 1 if isinstance(self.down, Conv1D) else 0
-        norms: Tensor = torch.linalg.vector_norm(_weight(self.down).detach(), dim=axis)
+        with _fetched(self.down):
+            norms: Tensor = torch.linalg.vector_norm(_weight(self.down).detach(), dim=axis)
         return norms
 
 
 class LanguageModel:
-    """An unmodified Hugging Face causal model, its tokenizer, and the blocks of its MLPs.
+    """An unmodified Hugging Face model, its tokenizer, and the blocks of its MLPs.
 
-    `source` says in words where the weights came from, `revision` is the commit on the Hub if there
-    is one.
+    The model is causal, or masked where its family says so. `source` says in words where the
+    weights came from, `revision` is the commit on the Hub if there is one.
 
     Raises:
         UnknownFamily: nobody has said where this architecture keeps its MLP.
+        UnsuitableFamily: this architecture has no neurons to lesion.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class LanguageModel:
         self.tail = _tail(hf_model, self.family)
         # Hooks on a module are seen by every thread that runs it: one engine call at a time.
         self.lock = threading.RLock()
+        # How often lesions of a kind were measured: what decides when the engines are compared.
+        self.uses: Counter[Hashable] = Counter()
 
     @property
     def config(self) -> Any:
@@ -95,12 +100,17 @@ class LanguageModel:
     @property
     def context(self) -> int | None:
         """Most tokens that a prompt may have, or None where the architecture sets no limit."""
-        return getattr(self.config, "max_position_embeddings", None)
+        most: int | None = getattr(self.config, "max_position_embeddings", None)
+        if most is not None and self.family.positions_after_padding:
+            most -= self.config.pad_token_id + 1
+        return most
 
     @property
     def device(self) -> torch.device:
-        """Where token ids are to be put."""
-        return self.hf_model.device
+        """Where token ids are to be put: where the embeddings are, if it is on several devices."""
+        device = _weight(self.hf_model.get_input_embeddings()).device
+        # Weights that are fetched from disk when needed; transformers then moves the token ids.
+        return torch.device("cpu") if device.type == "meta" else device
 
     @property
     def dtype(self) -> str:
@@ -110,8 +120,10 @@ class LanguageModel:
     @property
     def pre_norm(self) -> bool:
         """Whether the residual stream is a plain sum: no block normalises after adding to it."""
-        word = self.family.pre_norm_if
-        return word is None or bool(getattr(self.config, word))
+        if isinstance(self.family.pre_norm, bool):
+            return self.family.pre_norm
+        word, value = self.family.pre_norm
+        return bool(getattr(self.config, word) == value)
 
     def logits_of(self, hidden: Float[Tensor, "row width"]) -> Float[Tensor, "row vocabulary"]:
         """The logits of residual streams as the last block leaves them: norm, head, soft-cap."""
@@ -171,10 +183,24 @@ class LanguageModel:
         )
 
 
-def _weight(projection: nn.Module) -> Tensor:
-    weight = projection.weight
-    assert isinstance(weight, Tensor), "a projection has a weight"
+def _weight(module: nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor), "a projection has a weight, and so have embeddings"
     return weight
+
+
+@contextlib.contextmanager
+def _fetched(projection: nn.Module) -> Iterator[None]:
+    """Has the weights there that accelerate keeps elsewhere while the projection does not run."""
+    hook: Any = getattr(projection, "_hf_hook", None)
+    if hook is None or not _weight(projection).is_meta:
+        yield
+        return
+    hook.pre_forward(projection)
+    try:
+        yield
+    finally:
+        hook.post_forward(projection, None)
 
 
 def _tail(hf_model: PreTrainedModel, family: Family) -> tuple[nn.Module, ...]:

@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -19,7 +22,7 @@ from transformers import (
 )
 
 from lesion.errors import InvalidChoice, ModelNotFound, UnsafeWeights
-from lesion.models.families import family_of
+from lesion.models.families import Family, family_of
 from lesion.models.language_model import LanguageModel
 
 DEFAULT_MODEL = Path(__file__).parent / "default"
@@ -41,7 +44,8 @@ def load(
 
     Args:
         name: a name on the Hugging Face Hub or a local folder; omitted, the shipped model.
-        hf_model: an already loaded causal model; it is used as it is and needs its `tokenizer`.
+        hf_model: an already loaded causal or masked model, on one device or several; it is used as
+            it is and needs its `tokenizer`.
         tokenizer: replaces the model's own; a random-weight model takes the shipped one by default.
         config: with `random_weights`, the shape of a model that has never been trained: a
             configuration, or a mapping with `model_type` and the configuration's own words.
@@ -54,6 +58,7 @@ def load(
         ModelNotFound: nothing of that name here, in the cache or on the Hub.
         UnsafeWeights: no safetensors in the checkpoint.
         UnknownFamily: an architecture that the package does not know.
+        UnsuitableFamily: an architecture that has no neurons to lesion.
         InvalidChoice: arguments that contradict each other, an unknown dtype or device.
     """
     if hf_model is not None:
@@ -81,6 +86,7 @@ def _adopt(
         remedy = "Call load(hf_model=model, tokenizer=tokenizer)"
         raise InvalidChoice("load(hf_model=…)", found, rule, remedy)
     called = str(name or hf_model.config.name_or_path or type(hf_model).__name__)
+    _check_head(hf_model, family_of(hf_model.config.model_type, called))
     revision = getattr(hf_model.config, "_commit_hash", None)
     return LanguageModel(
         hf_model, tokenizer, name=called, source="a loaded model", revision=revision
@@ -99,7 +105,7 @@ def _untrained(
         model_type = words.pop("model_type", None)
         family_of(str(model_type), "random weights")
         config = AutoConfig.for_model(model_type, **words)
-    family_of(config.model_type, "random weights")
+    family = family_of(config.model_type, "random weights")
     if tokenizer is None:
         tokenizer = shipped_tokenizer()
         if config.vocab_size < len(tokenizer):
@@ -109,7 +115,7 @@ def _untrained(
             raise InvalidChoice("load(config=…)", found, rule, remedy)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        hf_model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        hf_model = _auto_class(family).from_config(config, dtype=dtype)
     name = f"random {config.model_type}"
     source = f"random weights, seed {seed}"
     return LanguageModel(hf_model.eval().to(device), tokenizer, name=name, source=source)
@@ -132,9 +138,9 @@ def _trained(
         config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _not_found(called, _first_line(error)) from error
-    family_of(config.model_type, called)
+    family = family_of(config.model_type, called)
     try:
-        hf_model = AutoModelForCausalLM.from_pretrained(
+        hf_model = _auto_class(family).from_pretrained(
             place, config=config, revision=revision, dtype=dtype,
             use_safetensors=True, trust_remote_code=False,
         )  # fmt: skip
@@ -165,6 +171,24 @@ def _trained(
 def shipped_tokenizer() -> PreTrainedTokenizerBase:
     """The tokenizer of the shipped model."""
     return AutoTokenizer.from_pretrained(DEFAULT_MODEL)
+
+
+def _auto_class(family: Family) -> Any:
+    return AutoModelForMaskedLM if family.masked else AutoModelForCausalLM
+
+
+def _check_head(hf_model: PreTrainedModel, family: Family) -> None:
+    """Refuse an adopted model without a head, or with another than its family's."""
+    heads = MODEL_FOR_MASKED_LM_MAPPING if family.masked else MODEL_FOR_CAUSAL_LM_MAPPING
+    wanted: Any = heads[type(hf_model.config)]
+    if not isinstance(hf_model, wanted):
+        raise InvalidChoice(
+            "load(hf_model=…)",
+            f"it is a {type(hf_model).__name__}",
+            f"A {family.name} model is lesioned as {wanted.__name__}, with the head that predicts "
+            "tokens",
+            f"Load it with {_auto_class(family).__name__}.from_pretrained(…)",
+        )
 
 
 def _check_folder(folder: Path) -> None:

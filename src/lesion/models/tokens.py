@@ -21,21 +21,30 @@ def tokenize_prompt(model: LanguageModel, text: str) -> tuple[int, ...]:
     """The token ids of a prompt.
 
     Raises:
-        PromptError: it has no token, or more than the model's context.
+        PromptError: it has no token, more than the model's context, or, for a masked model, not
+            exactly one mask.
     """
     token_ids = tuple(model.tokenizer(text, verbose=False)["input_ids"]) if text.strip() else ()
     if not token_ids:
         rule = "A prompt has at least one token before the one that is predicted"
         raise PromptError(f"prompt {text!r}", "it is empty", rule, "Pass some text")
     if model.context is not None and len(token_ids) > model.context:
-        shown = text if len(text) <= 40 else text[:40] + "…"
         raise PromptError(
-            f"prompt {shown!r}",
+            f"prompt {_shortened(text)!r}",
             f"it has {len(token_ids)} tokens",
             f"{model.name} reads at most {model.context}",
             "Shorten the prompt",
         )
+    if model.family.masked:
+        _check_mask(model, text, token_ids)
     return token_ids
+
+
+def predicted_position(model: LanguageModel, token_ids: tuple[int, ...]) -> int:
+    """Index of the token whose logits are measured: a masked model's mask, else the last token."""
+    if model.family.masked:
+        return token_ids.index(model.tokenizer.mask_token_id)
+    return len(token_ids) - 1
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
@@ -61,11 +70,12 @@ def likely_tokens(
 ) -> tuple[LikelyToken, ...]:
     """The `most` likely next tokens after a prompt, by one clean forward pass, likeliest first.
 
-    Tokens whose logit is NaN or infinite are left out.
+    A masked model's are those behind the mask. Tokens whose logit is NaN or infinite are left out.
     """
+    position = predicted_position(model, token_ids)
     with model.lock, model.evaluating(), torch.inference_mode():
         tokens = torch.tensor([token_ids], device=model.device)
-        logits = model.hf_model(tokens, use_cache=False).logits[0, -1].double()
+        logits = model.hf_model(tokens, use_cache=False).logits[0, position].double()
     finite = logits.where(logits.isfinite(), -torch.inf)
     order = finite.sort(descending=True, stable=True).indices[:most].tolist()
     probs = finite.softmax(dim=-1)
@@ -189,6 +199,21 @@ def _one_id(model: LanguageModel, text: str | None, token_id: int | None, word: 
     if token_id is not None:
         return check_token_id(model, token_id, word)
     return None if text is None else resolve_token(model, text, word)
+
+
+def _check_mask(model: LanguageModel, text: str, token_ids: tuple[int, ...]) -> None:
+    mask, masks = model.tokenizer.mask_token, token_ids.count(model.tokenizer.mask_token_id)
+    if masks != 1:
+        raise PromptError(
+            f"prompt {_shortened(text)!r}",
+            f"it has {masks or 'no'} mask{'s' if masks > 1 else ''}",
+            f"{model.name} is a masked model: it predicts the one token behind {mask}",
+            f"Write {mask} once, where the target stands",
+        )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "…"
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

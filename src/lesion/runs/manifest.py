@@ -29,11 +29,34 @@ class ModelRecord(_Record):
     attention: str | None
 
 
+class SelfCheckRecord(_Record):
+    """Some lesions measured again by the reference engine; the words are those of `SelfCheck`."""
+
+    prompt_id: int
+    lesions: int
+    difference: float
+    tolerance: float
+    near_ties: int
+    seconds: float
+
+
 class EngineRecord(_Record):
-    """The engine that measured, and why that one."""
+    """The engine that measured, why that one, and what its numbers depend on.
+
+    Equal plan, `threads` and `most_rows` (rows in one pass of the packed engine, after `halvings`
+    for want of memory) give equal bits. `near_ties` counts the lesions whose edge lies between keys
+    that nearly tie. `noise_floor` is in nats, null in float32 and float64. `self_check` is null
+    where none was due or it was switched off.
+    """
 
     name: str
     reason: str
+    threads: int
+    most_rows: int | None
+    halvings: int
+    self_check: SelfCheckRecord | None
+    near_ties: int
+    noise_floor: float | None
 
 
 class TokenRecord(_Record):
@@ -47,17 +70,20 @@ class TokenRecord(_Record):
 class PromptRecord(_Record):
     """One prompt, its target, and the clean prediction, likeliest token first.
 
-    The clean numbers are null where a logit of the clean run was NaN or infinite.
+    The clean numbers are null where a logit of the clean run was NaN or infinite. At position
+    `every` there are many predictions, each with its own target (`next`), and `clean_log_prob` is
+    their mean.
     """
 
     prompt_id: int
     text: str
     token_ids: tuple[int, ...]
-    target: str
-    target_id: int
-    target_source: Literal["given", "top"]
+    target: str | None
+    target_id: int | None
+    target_source: Literal["given", "top", "next"]
     foil: str | None
     foil_id: int | None
+    predictions: int
     clean_log_prob: float | None
     clean_target_rank: int | None
     clean_top: tuple[TokenRecord, ...]
@@ -69,7 +95,7 @@ class Manifest(_Record):
     `plan` holds the words of the experiment, spelled as in Python and on the command line.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     experiment: Literal["sweep"]
     created: datetime.datetime
     seconds: float
