@@ -47,7 +47,7 @@ def manifest(**changed: object) -> Manifest:
             name="reference",
             reason="asked for",
             threads=2,
-            most_rows=None,
+            rows_in_pass=None,
             halvings=0,
             self_check=None,
             near_ties=0,

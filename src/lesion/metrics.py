@@ -84,10 +84,11 @@ def measure(
     clean logits have a `kl` of exactly 0.
     """
     clean = _distribution(clean_logits[None], target_id)
-    weights = clean.weights[0] / clean.total[0]
+    probs = clean.weights[0] / clean.total[0]
+    impossible = probs == 0 if (probs == 0).any() else None
     vocabulary = clean_logits.shape[-1]
     parts = [
-        _measured(_distribution(part, target_id), clean, weights, foil_id)
+        _measured(_distribution(part, target_id), clean, probs, impossible, foil_id)
         for part in logits.split(max(1, _SLICE // vocabulary))
     ]
     empty = {field.name: clean.logits.new_zeros(0) for field in dataclasses.fields(Metrics)}
@@ -147,12 +148,16 @@ def _measured(
     rows: _Distribution,
     clean: _Distribution,
     clean_probs: Float64[Tensor, " vocabulary"],
+    impossible: Bool[Tensor, " vocabulary"] | None,
     foil_id: int | None,
 ) -> dict[str, Float64[Tensor, " row"]]:
     """The numbers of some rows, `top_token_id` among them."""
     log_prob = rows.target - rows.log_normaliser
     # Σ p_clean · (log p_clean − log p), where a token of clean probability 0 counts as 0.
-    moved = (clean.logits - rows.logits).masked_fill_(clean_probs == 0, 0.0).mul_(clean_probs)
+    moved = clean.logits - rows.logits
+    if impossible is not None:
+        moved.masked_fill_(impossible, 0.0)
+    moved.mul_(clean_probs)
     kl = moved.sum(dim=-1) + (rows.log_normaliser - clean.log_normaliser)
     foil = torch.full_like(rows.target, torch.nan) if foil_id is None else rows.logits[:, foil_id]
     numbers = {

@@ -65,31 +65,34 @@ class Batch:
             )
 
 
-def batches(prompts: Sequence[Prompt], rows_a_question: int, most_rows: int) -> Iterator[Batch]:
-    """All prompts in batches whose rows fit into one pass, as far as they can."""
-    texts = _texts(prompts)
-    alone = sorted((text[0] for text in texts if len(text) == 1), key=lambda index:
-                   (len(prompts[index].token_ids), index))  # fmt: skip
+def batches(
+    prompts: Sequence[Prompt], places: Sequence[int], rows_a_question: int, most_rows: int
+) -> Iterator[Batch]:
+    """The prompts at some places in batches whose rows fit into one pass, as far as they can."""
+    texts = _texts(prompts, places)
+    alone = [text[0] for text in texts if len(text) == 1]
+    # Of about the same length, so that little is padded.
+    alone.sort(key=lambda place: (len(prompts[place].token_ids), place))
     together = min(MOST_TEXTS, max(1, most_rows // rows_a_question))
     for start in range(0, len(alone), together):
         part = alone[start : start + together]
-        yield Batch(tuple((prompts[index],) for index in part), tuple((index,) for index in part))
+        yield Batch(tuple((prompts[place],) for place in part), tuple((place,) for place in part))
     for text in texts:
         if len(text) > 1:
-            yield Batch((tuple(prompts[index] for index in text),), (tuple(text),))
+            yield Batch((tuple(prompts[place] for place in text),), (tuple(text),))
 
 
-def _texts(prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Numbers of prompts, those together of which each begins the longest, in their order."""
+def _texts(prompts: Sequence[Prompt], places: Sequence[int]) -> list[list[int]]:
+    """Places of prompts, those together of which each begins the longest, in their order."""
     texts: list[list[int]] = []
     longest: tuple[int, ...] = ()
     # In this order a prompt comes right after one that it begins, if there is any.
-    for index in sorted(range(len(prompts)), key=lambda i: prompts[i].token_ids, reverse=True):
-        token_ids = prompts[index].token_ids
+    for place in sorted(places, key=lambda place: prompts[place].token_ids, reverse=True):
+        token_ids = prompts[place].token_ids
         if texts and longest[: len(token_ids)] == token_ids:
-            texts[-1].append(index)
+            texts[-1].append(place)
         else:
-            texts.append([index])
+            texts.append([place])
             longest = token_ids
     return sorted(sorted(text) for text in texts)
 

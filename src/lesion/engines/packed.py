@@ -58,9 +58,10 @@ from lesion.prompts import Prompt
 class PackedEngine(Engine):
     """Runs all lesions of a prompt together. Holds the model's lock while it runs.
 
-    `most_rows` is the number of rows that one pass carries, chosen from the memory at the first
-    call (`memory_bytes`, or a share of the machine's); out of memory halves it, and `halvings`
-    counts how often. It moves results by rounding only.
+    `rows_in_pass` is the number of rows that one pass of the last call carried at most:
+    `most_rows`, or what fits into `memory_bytes` (without it, into a share of the machine's
+    memory). Out of memory halves it; `halvings` counts how often. It moves results by rounding
+    only.
 
     Raises:
         EngineRefused: a model that this engine has not been proved for.
@@ -80,6 +81,7 @@ class PackedEngine(Engine):
         self.memory_bytes = memory_bytes
         self.most_rows = most_rows
         self.halvings = 0
+        self.rows_in_pass = 0
 
     def run_many(
         self,
@@ -93,15 +95,21 @@ class PackedEngine(Engine):
         """The metrics of each lesion of each prompt; see `Engine.run_many`."""
         check_lesions(self.model, lesions)
         check_packed(self.model, lesions, prompts)
-        if self.most_rows is None:
-            tokens = max((len(prompt.token_ids) for prompt in prompts), default=1)
-            self.most_rows = default_rows(self.model, tokens, self.memory_bytes)
         wanted = Wanted(hidden_norm, direct and self.model.pre_norm)
         counter = Counter(progress, len(prompts) * len(lesions))
         found: dict[int, Outcome] = {}
         with held(self.model):
-            for batch in batches(prompts, 1 + len(lesions), self.most_rows):
-                found |= self._measured(batch, lesions, wanted, counter)
+            while len(found) < len(prompts):
+                open_places = [place for place in range(len(prompts)) if place not in found]
+                self.rows_in_pass = self._rows(prompts)
+                done = counter.done
+                try:
+                    for batch in batches(prompts, open_places, 1 + len(lesions), self.rows_in_pass):
+                        found |= self._passes(batch, lesions, wanted, counter)
+                        done = counter.done
+                except (MemoryError, RuntimeError) as error:
+                    self._halve(error)
+                    counter.done = done
         outcomes = [found[place] for place in range(len(prompts))]
         if direct and not self.model.pre_norm:
             nothing = np.full(len(lesions), np.nan)
@@ -109,30 +117,32 @@ class PackedEngine(Engine):
             outcomes = [dataclasses.replace(outcome, direct=none) for outcome in outcomes]
         return outcomes
 
-    def _measured(
-        self, batch: Batch, lesions: Sequence[Lesion], wanted: Wanted, counter: Counter
-    ) -> dict[int, Outcome]:
-        """One batch; out of memory halves the rows of a pass and begins the batch again."""
-        done = counter.done
-        while True:
-            assert self.most_rows is not None
-            try:
-                return self._passes(batch, lesions, wanted, counter)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_memory(error):
-                    raise
-                if self.most_rows <= MULTIPLE:
-                    raise _too_large(self.model, str(error).splitlines()[0]) from error
-            counter.done = done
-            self.halvings += 1
-            self.most_rows = max(MULTIPLE, self.most_rows // 2 // MULTIPLE * MULTIPLE)
+    def _rows(self, prompts: Sequence[Prompt]) -> int:
+        """The rows of one pass, after all halvings."""
+        rows = self.most_rows
+        if rows is None:
+            tokens = max(len(prompt.token_ids) for prompt in prompts)
+            rows = default_rows(self.model, tokens, self.memory_bytes)
+        return max(MULTIPLE, (rows >> self.halvings) // MULTIPLE * MULTIPLE)
+
+    def _halve(self, error: MemoryError | RuntimeError) -> None:
+        """Let passes carry half as many rows.
+
+        Raises:
+            OutOfMemory: they carry as few as they can.
+            RuntimeError: the given one, if it is about something else.
+        """
+        if not _is_memory(error):
+            raise error
+        if self.rows_in_pass <= MULTIPLE:
+            raise _too_large(self.model, str(error).splitlines()[0]) from error
+        self.halvings += 1
 
     def _passes(
         self, batch: Batch, lesions: Sequence[Lesion], wanted: Wanted, counter: Counter
     ) -> dict[int, Outcome]:
         """All passes of one batch: chunks of questions, and of lesions sorted by first block."""
-        assert self.most_rows is not None
-        slots = max(2, self.most_rows // len(batch.prompts))
+        slots = max(2, self.rows_in_pass // len(batch.prompts))
         chunks = _chunks(lesions, slots - 1)
         questions = max(1, slots // (1 + max(map(len, chunks))))
         parts = list(batch.split(questions))

@@ -11,10 +11,14 @@ So every block computes only the rows that differ there.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
 
 from lesion.axes import Site
 from lesion.interventions.lesion import Lesion
+
+Key = TypeVar("Key", bound=Hashable)
 
 CLEAN = 0
 """The number of the clean row."""
@@ -41,23 +45,36 @@ class Rows:
 
     def parents(self, layer: int) -> list[int]:
         """The rows that are copied before block `layer`, one a new row."""
-        return [row.parent for row in self.listed if row.born == layer]
+        return self._parents.get(layer, [])
 
     def edited(self, layer: int, site: Site) -> list[int]:
         """The numbers of the rows that block `layer` lesions at a site, ascending."""
-        return [
-            number
-            for number, row in enumerate(self.listed, start=1)
-            if layer in row.lesion.layers and row.born <= layer and row.lesion.site == site
-        ]
+        return self._edited.get((layer, site), [])
 
     def begun(self, layer: int) -> list[int]:
         """The numbers of the rows that are there and are lesioned for the first time there."""
-        return [
-            number
+        return self._begun.get(layer, [])
+
+    @functools.cached_property
+    def _parents(self) -> dict[int, list[int]]:
+        return _grouped((row.born, row.parent) for row in self.listed)
+
+    @functools.cached_property
+    def _edited(self) -> dict[tuple[int, Site], list[int]]:
+        return _grouped(
+            ((layer, row.lesion.site), number)
             for number, row in enumerate(self.listed, start=1)
-            if row.lesion.layers[0] == layer and row.born == layer
-        ]
+            for layer in row.lesion.layers
+            if layer >= row.born
+        )
+
+    @functools.cached_property
+    def _begun(self) -> dict[int, list[int]]:
+        return _grouped(
+            (row.born, number)
+            for number, row in enumerate(self.listed, start=1)
+            if row.lesion.layers[0] == row.born
+        )
 
     def lesion(self, number: int) -> Lesion:
         """The lesion of a row."""
@@ -84,6 +101,13 @@ def rows_of(lesions: Sequence[Lesion], places: Sequence[int]) -> Rows:
         for index in order
     ]
     return Rows(tuple(rows))
+
+
+def _grouped(pairs: Iterable[tuple[Key, int]]) -> dict[Key, list[int]]:
+    groups: dict[Key, list[int]] = {}
+    for key, number in pairs:
+        groups.setdefault(key, []).append(number)
+    return groups
 
 
 def _trunks(lesions: Sequence[Lesion]) -> list[int | None]:

@@ -128,7 +128,7 @@ def engine_record(
         name=engine.name,
         reason=reason,
         threads=torch.get_num_threads(),
-        most_rows=engine.most_rows if isinstance(engine, PackedEngine) else None,
+        rows_in_pass=engine.rows_in_pass if isinstance(engine, PackedEngine) else None,
         halvings=engine.halvings if isinstance(engine, PackedEngine) else 0,
         self_check=None if checked is None else SelfCheckRecord(**dataclasses.asdict(checked)),
         near_ties=sum(int(outcome.evidence.near_tie.sum()) for outcome in outcomes),

@@ -43,16 +43,16 @@ class SelfCheckRecord(_Record):
 class EngineRecord(_Record):
     """The engine that measured, why that one, and what its numbers depend on.
 
-    Equal plan, `threads` and `most_rows` (rows in one pass of the packed engine, after `halvings`
-    for want of memory) give equal bits. `near_ties` counts the lesions whose edge lies between keys
-    that nearly tie. `noise_floor` is in nats, null in float32 and float64. `self_check` is null
-    where none was due or it was switched off.
+    Equal plan, `threads` and `rows_in_pass` (at most, of one pass of the packed engine; halved
+    `halvings` times for want of memory) give equal bits. `near_ties` counts the lesions whose edge
+    lies between keys that nearly tie. `noise_floor` is in nats, null in float32 and float64.
+    `self_check` is null where none was due or it was switched off.
     """
 
     name: str
     reason: str
     threads: int
-    most_rows: int | None
+    rows_in_pass: int | None
     halvings: int
     self_check: SelfCheckRecord | None
     near_ties: int
