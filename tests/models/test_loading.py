@@ -159,7 +159,6 @@ def test_a_loaded_model_without_its_familys_head_is_refused(saved: Path, tmp_pat
 def test_a_model_whose_weights_lie_on_several_devices_gives_the_same(
     embeddings: str, words: dict[str, str], tmp_path: Path
 ) -> None:
-    pytest.importorskip("accelerate", reason="it is accelerate that spreads a model")
     whole = tiny_model("llama", dtype="float32")
     whole.hf_model.save_pretrained(tmp_path)
     places = {

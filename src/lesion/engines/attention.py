@@ -49,7 +49,10 @@ def attend(
 
     def capped(scores: Tensor) -> Tensor:
         scores = scores.to(precise) * scaling
-        return scores if softcap is None else torch.tanh(scores / softcap) * softcap
+        if softcap is None:
+            return scores
+        # transformers takes the softmax of capped scores in float32, in float64 models too.
+        return (torch.tanh(scores / softcap) * softcap).to(torch.float32)
 
     scores = [capped((grouped @ keys.transpose(-1, -2)).view(*shape, tokens))]
     scores[0].masked_fill_(~seen[:, None, None], -torch.inf)
@@ -57,7 +60,7 @@ def attend(
         itself = (query.view(*shape, size) * own[0][:, :, None]).sum(dim=-1, keepdim=True)
         scores.append(capped(itself))
     if sinks is not None:
-        column = sinks.to(precise).view(1, groups, -1, 1, 1)
+        column = sinks.to(scores[0].dtype).view(1, groups, -1, 1, 1)
         scores.append(column.expand(*shape, 1))
     weights = torch.cat(scores, dim=-1).softmax(dim=-1).to(query.dtype)
     flat = weights[..., :tokens].reshape(texts, groups, heads // groups * rows, tokens)

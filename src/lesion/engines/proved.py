@@ -18,6 +18,7 @@ def unproved_model(model: LanguageModel) -> str | None:
 def _unproved(model: LanguageModel) -> str | None:
     config, family = model.config, model.family
     devices = set((getattr(model.hf_model, "hf_device_map", None) or {"": 0}).values())
+    attention = config._attn_implementation
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     reasons = {
         "it is a masked model, whose tokens all see the lesioned one": family.masked,
@@ -34,7 +35,10 @@ def _unproved(model: LanguageModel) -> str | None:
             getattr(config, "use_bidirectional_attention", False)
         ),
         'it was loaded with attention "sdpa", which leaves out its soft-cap': (
-            capped and config._attn_implementation == "sdpa"
+            capped and attention == "sdpa"
+        ),
+        'its attention "eager" may take softmax in float32 where all else is float64': (
+            not capped and attention == "eager" and model.dtype == "float64"
         ),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

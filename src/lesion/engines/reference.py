@@ -292,7 +292,8 @@ class _BlockHooks:
         self.trace.vectors["post"] = self._at_token(args[0])
 
     def trace_out(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self.trace.vectors["out"] = self._at_token(output)
+        # A copy: Falcon adds its attention's output into the same memory.
+        self.trace.vectors["out"] = self._at_token(output).clone()
 
     def _at_token(self, values: Tensor) -> Float[Tensor, "row unit"]:
         # Some models flatten rows and tokens into one axis before their MLP.
