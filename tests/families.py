@@ -146,6 +146,8 @@ PACKED_TYPES = tuple(
 )
 """Causal models that every engine runs."""
 
+CAUSAL_TYPES = tuple(name for name in CONFIGS if name not in MASKED_TYPES)
+
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "opt, norms after the residual": ("opt", {"do_layer_norm_before": False}),

@@ -11,7 +11,7 @@ from itertools import cycle, product
 from typing import Any
 
 import numpy as np
-from families import MODEL_TYPES
+from families import CAUSAL_TYPES
 from pairwise import Item, pairwise_cover
 from protocol_loop import LoopRow, protocol_loop
 
@@ -54,7 +54,7 @@ REPLACEMENTS: dict[str, tuple[str, tuple]] = {
 }
 
 FACTORS: dict[str, tuple[str, ...]] = {
-    "model_type": tuple(name for name in MODEL_TYPES if name != "gpt2"),
+    "model_type": tuple(name for name in CAUSAL_TYPES if name != "gpt2"),
     "dtype": DTYPES,
     "site": SITES,
     "scope": SCOPES,

@@ -89,7 +89,7 @@ def test_the_cells_are_all_there(record_property: Callable[[str, object], None])
         assert len(rankings) == 5 * (8 + 8 + 6)
     full = [cell for at in product(MODEL_TYPES, DTYPES, SITES) for cell in all_cells(*at)]
     assert len(set(full)) == len(full) == 17_280
-    assert len(PAIR_CELLS) == 65
+    assert len(PAIR_CELLS) == 208
     # The summary prints it (conftest.py), also from a test process of its own.
     counts = f"{2 * 270} of GPT-2 and {len(PAIR_CELLS)} pairs on push, {len(full)} nightly"
     record_property("cells", counts)
@@ -102,7 +102,7 @@ def test_the_cover_holds_every_allowed_pair_and_no_other(factors: dict) -> None:
     assert {pair for cell in cover for pair in pairs_of(cell)} == wanted
     sizes = [len(values) for values in factors.values()]
     assert len(wanted) == (sum(sizes) ** 2 - sum(size**2 for size in sizes)) // 2 - 1
-    assert len(cover) < 40
+    assert len(cover) < 1.15 * len(factors["model_type"]) * len(factors["replacement"])
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
