@@ -178,13 +178,17 @@ def models() -> None:
 
     from lesion.models.families import FAMILIES
 
-    table = Table(box=None, padding=(0, 3, 0, 0))
-    table.add_column("family", style="bold")
-    table.add_column("model_type", overflow="fold")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("family", style="bold", no_wrap=True)
+    table.add_column("model_type", min_width=13)
     table.add_column("pre: output of", no_wrap=True)
-    table.add_column("post, out: input, output of", no_wrap=True)
+    table.add_column("post, out: into, of")
+    table.add_column("engine", no_wrap=True)
     for family in FAMILIES:
-        table.add_row(family.name, ", ".join(family.model_types), family.pre, family.down)
+        packed = family.attention_interface and not family.masked
+        engine = "packed" if packed else "reference"
+        types = "\n".join(family.model_types) + ("\n(masked)" if family.masked else "")
+        table.add_row(family.name, types, family.pre, family.down, engine)
     console = Console()
     console.print(table)
     console.print("Any model of these types works: a name on the Hugging Face Hub, a local folder,")
