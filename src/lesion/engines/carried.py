@@ -20,7 +20,7 @@ from lesion.prompts import Prompt
 Live = Float[Tensor, "text _ question unit"]
 MULTIPLE = 8
 """Rows of a matrix product come in multiples of this, so that all are summed in one order."""
-_HEAD_BYTES = 32 * 2**20
+_CPU_HEAD_BYTES, _GPU_HEAD_BYTES = 32 * 2**20, 512 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +219,8 @@ def joined(passes: Sequence["PassOutcome"]) -> Outcome:
 def _metrics(model: LanguageModel, hidden: Float[Tensor, "row width"], prompt: Prompt) -> Metrics:
     """The metrics of final residual streams; the first is the clean run."""
     vocabulary = int(model.config.vocab_size)
-    most = max(MULTIPLE, _HEAD_BYTES // (4 * vocabulary) // MULTIPLE * MULTIPLE)
+    at_once = _CPU_HEAD_BYTES if hidden.device.type == "cpu" else _GPU_HEAD_BYTES
+    most = max(MULTIPLE, at_once // (4 * vocabulary) // MULTIPLE * MULTIPLE)
     # Slices of one size: then equal rows get equal logits, whichever slice they are in.
     slices = math.ceil(len(hidden) / most)
     size = math.ceil(len(hidden) / slices / MULTIPLE) * MULTIPLE
