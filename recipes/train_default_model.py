@@ -1,4 +1,4 @@
-"""Train the language model that ships with `lesion`, from a folder of plain text.
+r"""Train the language model that ships with `lesion`, from a folder of plain text.
 
 The steps, each kept in `--work` so that a stopped run goes on where it was:
 
@@ -6,9 +6,10 @@ The steps, each kept in `--work` so that a stopped run goes on where it was:
    least 100 kB) are kept out whole. Nobody chooses them, and nothing below sees them.
 2. *Tokenizer.* Byte-level BPE on the training books.
 3. *Tokens.* Every training book after an end-of-text token, as one array of uint16.
-4. *Training.* A GPT-2 from scratch. The order of the windows derives from (seed, epoch), never
-   from a running generator, so a resumed run sees what the uninterrupted one would have seen.
-   Half of the windows begin at the start of a paragraph, because prompts do.
+4. *Training.* A GPT-2 from scratch, or with `--architecture llama` a model with a gated MLP and
+   grouped-query attention. The order of the windows derives from (seed, epoch), never from a
+   running generator, so a resumed run sees what the uninterrupted one would have seen. Half of the
+   windows begin at the start of a paragraph, because prompts do.
    Muon moves the matrices of the blocks, AdamW everything else. The learning rate is constant and
    falls linearly to zero over the last `decay` share of the steps.
 5. *Export and card.* Weights, config, tokenizer and a model card whose figures are measured on the
@@ -17,147 +18,43 @@ The steps, each kept in `--work` so that a stopped run goes on where it was:
     python recipes/train_default_model.py CORPUS --export src/lesion/models/default
 
 On two CPU cores the defaults take about an hour. `--device cuda` trains on a GPU.
+
+The gated model that the tests use takes about twelve minutes of one core:
+
+    python recipes/train_default_model.py CORPUS --export tests/fixtures/tiny_llama \
+        --work build/llama --architecture llama --shipped-tokenizer --steps 1900 \
+        --title "The gated model that the tests use" --blocks 4 --width 64 --heads 4 \
+        --context 128 --micro-windows 16 --adam-learning-rate 0.02
 """
 
 import argparse
-import csv
 import dataclasses
-import hashlib
 import json
-import math
-import re
+import shutil
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from ingredients import (
+    ARCHITECTURES,
+    END_OF_TEXT,
+    Recipe,
+    batches,
+    build_model,
+    encode_books,
+    end_of_text_id,
+    split_books,
+    train_tokenizer,
+)
+from model_card import Trained, measure_book, write_card
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
 
-HELD_OUT_BOOKS = 4
-HELD_OUT_MIN_BYTES = 100_000
-END_OF_TEXT = "<|endoftext|>"
-WORD = re.compile(r" [A-Za-z]+(?=[^A-Za-z]|$)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What decides the weights; stored with the checkpoint, and a different one is refused."""
-
-    vocabulary: int = 4096
-    blocks: int = 6
-    width: int = 192
-    heads: int = 6
-    context: int = 256
-    batch_windows: int = 16
-    micro_windows: int = 8
-    muon_learning_rate: float = 0.02
-    adam_learning_rate: float = 0.003
-    weight_decay: float = 0.01
-    warmup_steps: int = 100
-    seed: int = 0
-
-
-def split_books(corpus: Path) -> tuple[list[Path], list[Path]]:
-    """The training and the held-out books of a folder, each sorted by name."""
-    books = sorted(corpus.glob("*.txt"))
-    large = [book for book in books if book.stat().st_size >= HELD_OUT_MIN_BYTES]
-    by_hash = sorted(large, key=lambda book: hashlib.sha256(book.stem.encode()).hexdigest())
-    held_out = set(by_hash[:HELD_OUT_BOOKS])
-    return [book for book in books if book not in held_out], sorted(held_out)
-
-
-def train_tokenizer(books: list[Path], recipe: Recipe, path: Path) -> Tokenizer:
-    """A byte-level BPE tokenizer in GPT-2's manner, without special tokens around a prompt."""
-    if not path.exists():
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-        trainer = trainers.BpeTrainer(
-            vocab_size=recipe.vocabulary,
-            special_tokens=[END_OF_TEXT],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer.train([str(book) for book in books], trainer)
-        tokenizer.save(str(path))
-    return Tokenizer.from_file(str(path))
-
-
-def end_of_text_id(tokenizer: Tokenizer) -> int:
-    token_id = tokenizer.token_to_id(END_OF_TEXT)
-    assert token_id is not None, "the tokenizer was trained with it"
-    return token_id
-
-
-def encode_books(
-    books: list[Path], tokenizer: Tokenizer, folder: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """All tokens of the books, and the positions at which a paragraph begins."""
-    tokens_path, starts_path = folder / "tokens.npy", folder / "starts.npy"
-    if not (tokens_path.exists() and starts_path.exists()):
-        end = end_of_text_id(tokenizer)
-        tokens: list[int] = []
-        starts: list[int] = []
-        for book in books:
-            tokens.append(end)
-            paragraphs = book.read_text(encoding="utf-8").split("\n\n")
-            pieces = [text + "\n\n" for text in paragraphs[:-1]] + paragraphs[-1:]
-            for piece in tokenizer.encode_batch(pieces):
-                starts.append(len(tokens))
-                tokens.extend(piece.ids)
-        np.save(tokens_path, np.array(tokens, dtype=np.uint16))
-        np.save(starts_path, np.array(starts, dtype=np.int64))
-    return np.load(tokens_path), np.load(starts_path)
-
-
-def window_starts(epoch: int, total: int, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """Shuffled window starts of one epoch; every second window is moved on to a paragraph start."""
-    rng = np.random.default_rng((recipe.seed, epoch))
-    size = recipe.context + 1
-    windows = np.arange(rng.integers(recipe.context), total - 2 * size, recipe.context)
-    following = starts[np.minimum(np.searchsorted(starts, windows), len(starts) - 1)]
-    near = (following - windows >= 0) & (following - windows <= recipe.context)
-    windows = np.where(near & (rng.random(len(windows)) < 0.5), following, windows)
-    return np.asarray(rng.permutation(windows))
-
-
-def batches(
-    tokens: np.ndarray, starts: np.ndarray, recipe: Recipe, first_step: int
-) -> Iterator[torch.Tensor]:
-    """Endless batches of int64 token ids, `batch_windows` × (context + 1), from `first_step` on."""
-    step = 0
-    for epoch in range(10**9):
-        windows = window_starts(epoch, len(tokens), starts, recipe)
-        for index in range(len(windows) // recipe.batch_windows):
-            if step >= first_step:
-                chosen = windows[index * recipe.batch_windows : (index + 1) * recipe.batch_windows]
-                rows = tokens[chosen[:, None] + np.arange(recipe.context + 1)]
-                yield torch.from_numpy(rows.astype(np.int64))
-            step += 1
-
-
-def build_model(recipe: Recipe, end_of_text: int) -> GPT2LMHeadModel:
-    """The untrained model. `gelu_pytorch_tanh` is GPT-2's own GELU, computed in one kernel."""
-    torch.manual_seed(recipe.seed)
-    config = GPT2Config(
-        vocab_size=recipe.vocabulary,
-        n_positions=recipe.context,
-        n_embd=recipe.width,
-        n_layer=recipe.blocks,
-        n_head=recipe.heads,
-        activation_function="gelu_pytorch_tanh",
-        attn_pdrop=0.0,
-        embd_pdrop=0.0,
-        resid_pdrop=0.0,
-        bos_token_id=end_of_text,
-        eos_token_id=end_of_text,
-    )
-    return GPT2LMHeadModel(config)
+SHIPPED_TOKENIZER = Path(__file__).parents[1] / "src/lesion/models/default/tokenizer.json"
 
 
 class Muon(torch.optim.Optimizer):
@@ -166,24 +63,33 @@ class Muon(torch.optim.Optimizer):
     `torch.optim.Muon` computes them in bfloat16: on a CPU without bfloat16 instructions one step of
     this model took 4.5 s there and 0.14 s here.
 
+    `output_axis` is the axis of the matrices that holds the outputs of their projections.
+
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
 
     def __init__(
-        self, matrices: list[torch.nn.Parameter], lr: float, momentum: float, weight_decay: float
+        self,
+        matrices: list[torch.nn.Parameter],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        output_axis: int,
     ) -> None:
-        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(matrices, defaults | {"output_axis": output_axis})
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
+            axis = group["output_axis"]
             for matrix in group["params"]:
                 state = self.state[matrix]
                 if not state:
                     state["momentum"] = torch.zeros_like(matrix)
                 state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
                 update = orthogonalise(matrix.grad.lerp(state["momentum"], group["momentum"]))
-                scale = max(1.0, matrix.shape[1] / matrix.shape[0]) ** 0.5
+                scale = max(1.0, matrix.shape[axis] / matrix.shape[1 - axis]) ** 0.5
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 matrix.add_(update, alpha=-group["lr"] * scale)
 
@@ -200,6 +106,13 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
 
 
+def blocks_of(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The blocks, whatever they are called: the one list of modules that the base model has."""
+    parts = model.base_model.children()
+    (blocks,) = (part for part in parts if isinstance(part, torch.nn.ModuleList))
+    return blocks
+
+
 class Training:
     """The model, its two optimizers and the step reached; saves and loads itself without pickle."""
 
@@ -207,9 +120,13 @@ class Training:
         self.recipe, self.folder, self.device = recipe, folder, device
         self.model = build_model(recipe, end_of_text)
         torch.nn.Module.to(self.model, torch.device(device))
-        matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and ".h." in n]
-        others = [p for n, p in self.model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
-        muon = Muon(matrices, recipe.muon_learning_rate, 0.95, recipe.weight_decay)
+        blocks = blocks_of(self.model)
+        matrices = [parameter for parameter in blocks.parameters() if parameter.ndim == 2]
+        taken = {id(matrix) for matrix in matrices}
+        others = [parameter for parameter in self.model.parameters() if id(parameter) not in taken]
+        # GPT-2's projections are stored inputs × outputs, all others outputs × inputs.
+        output_axis = 1 if any(isinstance(module, Conv1D) for module in blocks.modules()) else 0
+        muon = Muon(matrices, recipe.muon_learning_rate, 0.95, recipe.weight_decay, output_axis)
         adam = torch.optim.AdamW(
             others, lr=recipe.adam_learning_rate, betas=(0.9, 0.95), weight_decay=0.0
         )
@@ -258,7 +175,8 @@ class Training:
     def _load(self) -> None:
         with safe_open(self.folder / "checkpoint.safetensors", "pt") as file:
             described = file.metadata()
-        stored = json.loads(described["recipe"])
+        # A checkpoint from before there was a choice of architecture is a GPT-2.
+        stored = {"architecture": "gpt2"} | json.loads(described["recipe"])
         asked = dataclasses.asdict(self.recipe)
         differing = [key for key in asked if asked[key] != stored.get(key)]
         if differing:
@@ -280,83 +198,8 @@ class Training:
         self.step = int(described["step"])
 
 
-@torch.no_grad()
-def score_book(
-    model: GPT2LMHeadModel, ids: np.ndarray, device: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Per token after the first: its negative log-probability (nats), and whether it was the top.
-
-    Windows of the full context move on by half of it, so a token sees at least half a context.
-    """
-    half = model.config.n_positions // 2
-    rows = torch.from_numpy(ids.astype(np.int64))
-    losses, hits = np.zeros(len(ids)), np.zeros(len(ids), dtype=bool)
-    begins = list(range(0, max(1, len(ids) - half), half))
-    for chunk in range(0, len(begins), 16):
-        windows = [rows[b : b + 2 * half + 1] for b in begins[chunk : chunk + 16]]
-        padded = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True).to(device)
-        logits = model(padded[:, :-1], use_cache=False).logits.float()
-        log_prob = logits.log_softmax(-1).gather(-1, padded[:, 1:, None])[..., 0].cpu().numpy()
-        right = (logits.argmax(-1) == padded[:, 1:]).cpu().numpy()
-        for row, begin in enumerate(begins[chunk : chunk + 16]):
-            scored = slice(0 if begin == 0 else half, len(windows[row]) - 1)
-            places = slice(begin + 1 + scored.start, begin + 1 + scored.stop)
-            losses[places], hits[places] = -log_prob[row, scored], right[row, scored]
-    return losses[1:], hits[1:]
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """Sums over held-out text.
-
-    A word is a space and its letters, and counts as right when each of its tokens was the model's
-    top one.
-    """
-
-    nats: float = 0.0
-    bytes: int = 0
-    tokens: int = 0
-    right_tokens: int = 0
-    words: int = 0
-    right_words: int = 0
-
-    def __add__(self, other: "Score") -> "Score":
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
-        return Score(*(mine + theirs for mine, theirs in pairs))
-
-    @property
-    def bits_per_byte(self) -> float:
-        return self.nats / math.log(2) / self.bytes
-
-
-def measure_book(
-    model: GPT2LMHeadModel, tokenizer: Tokenizer, book: Path, device: str, most_bytes: int | None
-) -> Score:
-    """The score of one whole book, or of its first bytes where `most_bytes` is given."""
-    text = book.read_bytes()[:most_bytes].decode("utf-8", errors="ignore")
-    encoding = tokenizer.encode(text)
-    end = end_of_text_id(tokenizer)
-    losses, hits = score_book(model, np.array([end, *encoding.ids]), device)
-    begins = np.array([begin for begin, _ in encoding.offsets])
-    missed = np.concatenate([[0], np.cumsum(~hits)])
-    words = [(word.start(), word.end()) for word in WORD.finditer(text)]
-    edges = np.searchsorted(begins, np.array(words).reshape(-1, 2))
-    return Score(
-        nats=float(losses.sum()),
-        bytes=len(text.encode()),
-        tokens=len(hits),
-        right_tokens=int(hits.sum()),
-        words=len(words),
-        right_words=int((missed[edges[:, 0]] == missed[edges[:, 1]]).sum()),
-    )
-
-
 def export(
-    training: Training,
-    tokenizer_file: Path,
-    folder: Path,
-    corpus: Path,
-    options: argparse.Namespace,
+    training: Training, tokenizer_file: Path, folder: Path, options: argparse.Namespace
 ) -> None:
     """Write weights, configuration, tokenizer and card; the card measures what was written."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -365,100 +208,31 @@ def export(
     torch.nn.Module.to(training.model, stored)
     training.model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer_file),
-        bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        model_max_length=training.recipe.context,
-        clean_up_tokenization_spaces=False,
-    ).save_pretrained(folder)
-    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval().to(options.device)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    training_books, held_out = split_books(corpus)
-    scores = {book: measure_book(model, tokenizer, book, options.device, None) for book in held_out}
-    card = write_card(training, stored, scores, training_books, corpus)
+    if not options.shipped_tokenizer:
+        PreTrainedTokenizerFast(
+            tokenizer_file=str(tokenizer_file),
+            bos_token=END_OF_TEXT,
+            eos_token=END_OF_TEXT,
+            model_max_length=training.recipe.context,
+            clean_up_tokenization_spaces=False,
+        ).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    training_books, held_out = split_books(options.corpus)
+    measured = model.to(options.device)
+    scores = {
+        book: measure_book(measured, tokenizer, book, options.device, None) for book in held_out
+    }
+    trained = Trained(
+        title=options.title,
+        recipe=training.recipe,
+        steps=training.step,
+        parameters=training.model.num_parameters(),
+        stored=str(stored).removeprefix("torch."),
+        shipped_tokenizer=options.shipped_tokenizer,
+    )
+    card = write_card(trained, scores, training_books, options.corpus)
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-
-
-def write_card(
-    training: Training,
-    stored: torch.dtype,
-    scores: dict[Path, Score],
-    training_books: list[Path],
-    corpus: Path,
-) -> str:
-    """The model card, in Markdown; every figure in it is measured or counted."""
-    recipe, total = training.recipe, sum(scores.values(), Score())
-    tokens_seen = training.step * recipe.batch_windows * recipe.context
-    named = _titles(corpus)
-    held_out_rows = [
-        f"| {named(book)} | {score.bits_per_byte:.3f} | {score.bytes:,} |"
-        for book, score in scores.items()
-    ]
-    return f"""# The model that ships with `lesion`
-
-A small GPT-2-architecture language model for lesion experiments on a machine without a network. It
-was trained from scratch by `recipes/train_default_model.py`, on public-domain English prose and on
-nothing else.
-
-| | |
-|---|---|
-| architecture | GPT-2: {recipe.blocks} blocks × {recipe.width}, {recipe.heads} heads, \
-{4 * recipe.width} neurons a block, GELU (tanh form), tied embeddings |
-| parameters | {training.model.num_parameters():,}, stored as {str(stored).split(".")[1]} |
-| context | {recipe.context} tokens, learned positions |
-| tokenizer | byte-level BPE, {recipe.vocabulary} tokens, no special token around a prompt |
-| tokens seen | {tokens_seen:,} ({training.step} steps of {recipe.batch_windows} × \
-{recipe.context}) |
-| seed | {recipe.seed} |
-| licence | MIT, like the package; the texts are in the public domain |
-
-## Measured quality
-
-On the stored weights computed in float32, over four whole books that neither the tokenizer nor the
-training saw. They are those of the corpus whose file names hash lowest, so nobody chose them. A
-token sees at least {recipe.context // 2} tokens before it, or all there are.
-
-| | |
-|---|---|
-| held-out bits per byte | **{total.bits_per_byte:.3f}** |
-| next-token accuracy | {total.right_tokens / total.tokens:.1%} of {total.tokens:,} tokens |
-| next-word accuracy | {total.right_words / total.words:.1%} of {total.words:,} words |
-
-| held-out book | bits per byte | bytes |
-|---|---|---|
-{chr(10).join(held_out_rows)}
-
-## Limits
-
-It knows the English of novels and tales printed before 1930, their spelling, their subjects and
-their prejudices, and little of the world. It continues a sentence plausibly for some words; it
-cannot follow instructions, reason or recall facts. It is meant for experiments on how such a
-network works, not for producing text that anyone relies on.
-
-## Data
-
-{len(training_books)} books for training. No text was repeated on purpose, and none was added
-for the demonstration.
-
-{chr(10).join(f"* {named(book)}" for book in training_books)}
-""".replace(" \\\n", " ")
-
-
-def _titles(corpus: Path) -> Callable[[Path], str]:
-    """Title, author and year of a book from the corpus's SOURCES.tsv, or its file name."""
-    listed: dict[str, dict[str, str]] = {}
-    if (corpus / "SOURCES.tsv").exists():
-        with (corpus / "SOURCES.tsv").open(encoding="utf-8", newline="") as file:
-            listed = {row["slug"]: row for row in csv.DictReader(file, delimiter="\t")}
-
-    def named(book: Path) -> str:
-        row = listed.get(book.stem)
-        if row is None:
-            return book.stem
-        return f"{row['title']}, {row['author']} ({row['year first published']})"
-
-    return named
 
 
 def read_options() -> argparse.Namespace:
@@ -471,9 +245,16 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--decay", type=float, default=0.4, help="share of steps that cool down")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument("--title", default="The model that ships with `lesion`", help="of the card")
+    parser.add_argument(
+        "--shipped-tokenizer",
+        action="store_true",
+        help="use the tokenizer of the model that ships with `lesion`, and export none",
+    )
     for field in dataclasses.fields(Recipe):
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=type(field.default), default=field.default)
+        choices = ARCHITECTURES if field.name == "architecture" else None
+        parser.add_argument(flag, type=type(field.default), default=field.default, choices=choices)
     return parser.parse_args()
 
 
@@ -497,6 +278,12 @@ def train(
             training.save()
 
 
+def _take_shipped_tokenizer(path: Path) -> None:
+    if path.exists() and path.read_bytes() != SHIPPED_TOKENIZER.read_bytes():
+        raise SystemExit(f"{path.parent}: its tokens were made with another tokenizer")
+    shutil.copy(SHIPPED_TOKENIZER, path)
+
+
 def main() -> None:
     options = read_options()
     fields = dataclasses.fields(Recipe)
@@ -504,6 +291,8 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     training_books, held_out = split_books(options.corpus)
     tokenizer_file = options.work / "tokenizer.json"
+    if options.shipped_tokenizer:
+        _take_shipped_tokenizer(tokenizer_file)
     tokenizer = train_tokenizer(training_books, recipe, tokenizer_file)
     tokens, starts = encode_books(training_books, tokenizer, options.work)
     training = Training(recipe, end_of_text_id(tokenizer), options.device, options.work)
@@ -515,7 +304,7 @@ def main() -> None:
     )
     train(training, tokens, starts, options)
     if options.export is not None:
-        export(training, tokenizer_file, options.export, options.corpus, options)
+        export(training, tokenizer_file, options.export, options)
 
 
 if __name__ == "__main__":
