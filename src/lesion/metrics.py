@@ -55,7 +55,8 @@ class Metrics:
             name: getattr(to, name) + (getattr(self, name) - getattr(by, name))
             for name in ("logit", "log_prob", "entropy", "logit_diff")
         }
-        return dataclasses.replace(self, **moved, prob=np.exp(moved["log_prob"]))
+        prob = to.prob * np.exp(self.log_prob - by.log_prob)
+        return dataclasses.replace(self, **moved, prob=prob)
 
     @property
     def none(self) -> "Metrics":

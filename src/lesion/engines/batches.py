@@ -16,6 +16,8 @@ from torch import Tensor
 from lesion.models.language_model import LanguageModel
 from lesion.prompts import Prompt
 
+MULTIPLE = 8
+"""Rows of a matrix product come in multiples of this, so that all are summed in one order."""
 MOST_TEXTS = 32
 _CPU_BYTES = 512 * 2**20
 _SHARE = 8
@@ -49,9 +51,12 @@ class Batch:
         return torch.tensor(ends, device=device)
 
     def prefix_tokens(self, device: torch.device) -> Int64[Tensor, "text token"]:
-        """The ids of all tokens that some question sees before its own; padded with 0."""
+        """The ids of all tokens that some question sees before its own.
+
+        Padded on the right with 0, to a multiple of `MULTIPLE`; nobody sees the padding.
+        """
         texts = [max((p.token_ids for p in each), key=len)[:-1] for each in self.prompts]
-        length = max(map(len, texts))
+        length = -(-max(map(len, texts)) // MULTIPLE) * MULTIPLE
         rows = [[*text, *([0] * (length - len(text)))] for text in texts]
         return torch.tensor(rows, dtype=torch.int64, device=device)
 

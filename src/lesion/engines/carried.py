@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from lesion.engines.batches import Batch
+from lesion.engines.batches import MULTIPLE, Batch
 from lesion.engines.engine import DirectEffect, Evidence, Outcome, Progress, not_applied
 from lesion.engines.row_edits import RowEdits
 from lesion.engines.rows import CLEAN, Rows
@@ -18,8 +18,6 @@ from lesion.models.language_model import LanguageModel
 from lesion.prompts import Prompt
 
 Live = Float[Tensor, "text _ question unit"]
-MULTIPLE = 8
-"""Rows of a matrix product come in multiples of this, so that all are summed in one order."""
 _CPU_HEAD_BYTES, _GPU_HEAD_BYTES = 32 * 2**20, 512 * 2**20
 
 

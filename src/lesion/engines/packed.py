@@ -16,9 +16,10 @@ run and all lesions differ in one token's row, and share everything else:
 
 Several prompts stand side by side, and the questions of one text (each of its tokens as a last
 token) share its prefix: a slot is (row, question), and the axis runs over questions fastest
-(`engines/batches.py`). The number of slots is kept a multiple of 8 by copies of the clean row that
-nobody reads: some processors sum the rows left over from a multiple of 4 in another order, and a
-neuron without a path to the output is to have an effect of exactly 0.
+(`engines/batches.py`). The prefix and the rows each fill a multiple of 8 slots, with padding and
+with copies of the clean row that nobody reads: some processors sum the rows left over from a
+multiple of 4 in another order, and a neuron without a path to the output is to have an effect of
+exactly 0.
 
 What is true of the pass alone is computed here; it is proved against the reference engine.
 """
@@ -35,8 +36,8 @@ from torch.utils.hooks import RemovableHandle
 
 from lesion.axes import SITES, Site
 from lesion.engines.attention import Prefix, RowAttention, attention_replaced
-from lesion.engines.batches import Batch, batches, default_rows
-from lesion.engines.carried import MULTIPLE, Carried, Counter, Record, Wanted, joined
+from lesion.engines.batches import MULTIPLE, Batch, batches, default_rows
+from lesion.engines.carried import Carried, Counter, Record, Wanted, joined
 from lesion.engines.engine import (
     DirectEffect,
     Engine,
@@ -193,7 +194,9 @@ class _Pass:
             before = batch.prefix_tokens(device)
             self.here = before.shape[1]
             tokens = torch.cat([before, tokens], dim=1)
-        places = torch.arange(self.here, device=device).expand(self.texts, -1)
+        # What pads the prefix takes the last position: the model need not have more.
+        places = torch.arange(self.here, device=device).clamp(max=batch.positions(device).max())
+        places = places.expand(self.texts, -1)
         self.token_ids, self.position_ids = tokens, torch.cat([places, positions], dim=1)
         layers = {
             module: layer
@@ -234,7 +237,7 @@ class _Pass:
         new = live[:, parents].flatten(1, 2)
         self.count += len(parents)
         filled = self.count * self.questions
-        unread = -(self.here + filled) % MULTIPLE
+        unread = -filled % MULTIPLE
         copies = live[:, CLEAN, :1].expand(-1, unread, -1)
         self.slots = filled + unread
         return torch.cat([used, new, copies], dim=1)
