@@ -25,6 +25,7 @@ app = App(
     help="Causal lesion experiments on the MLP neurons of language models.",
     help_format="plaintext",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # `main` says so and exits with 130
 )
 app.meta.group_parameters = Group("Every command")
 

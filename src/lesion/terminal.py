@@ -65,7 +65,8 @@ def _question(run: Run) -> RenderableType:
     sizes = " / ".join(str(size) for size in sorted(set(model.neurons)))
     target = quoted(prompt.target or "")
     if prompt.target_source == "next":
-        target = f"the token that follows, {prompt.predictions} times"
+        times = "once" if prompt.predictions == 1 else f"{prompt.predictions} times"
+        target = f"the token that follows, {times}"
     if prompt.target_source == "top":
         target += " (none was given: the model's own top token)"
     if prompt.foil is not None:

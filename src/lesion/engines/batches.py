@@ -78,7 +78,8 @@ def batches(
     alone = [text[0] for text in texts if len(text) == 1]
     # Of about the same length, so that little is padded.
     alone.sort(key=lambda place: (len(prompts[place].token_ids), place))
-    together = min(MOST_TEXTS, max(1, most_rows // rows_a_question))
+    slots_a_text = -(-rows_a_question // MULTIPLE) * MULTIPLE
+    together = min(MOST_TEXTS, max(1, most_rows // slots_a_text))
     for start in range(0, len(alone), together):
         part = alone[start : start + together]
         yield Batch(tuple((prompts[place],) for place in part), tuple((place,) for place in part))

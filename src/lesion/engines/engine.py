@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
@@ -160,8 +161,19 @@ def held(model: LanguageModel) -> Iterator[None]:
     """The model for one engine call alone: locked, without dropout, gradients or TF32.
 
     Raises:
-        ModelInUse: it carries lesion hooks, of a call on another `LanguageModel` of the same
-            modules or of the caller's own.
+        ModelInUse: it carries lesion hooks, which are the caller's own: other threads wait.
+    """
+    with model.lock:
+        check_unused(model)
+        with _FULL_PRECISION, model.evaluating(), torch.inference_mode():
+            yield
+
+
+def check_unused(model: LanguageModel) -> None:
+    """Refuse a model that is being lesioned.
+
+    Raises:
+        ModelInUse: it carries lesion hooks.
     """
     with model.lock:
         if any(_is_ours(hook) for hook in forward_hooks(model)):
@@ -171,13 +183,32 @@ def held(model: LanguageModel) -> Iterator[None]:
                 "One call at a time lesions a model; callers that share it share its LanguageModel",
                 "Pass them the same object from lesion.load, or end the other lesion first",
             )
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            with model.evaluating(), torch.inference_mode():
-                yield
-        finally:
-            torch.set_float32_matmul_precision(precision)
+
+
+class _FullPrecision:
+    """Float32 products without TF32, from the first of several calls at once until the last ends.
+
+    PyTorch has this setting once for the whole process.
+    """
+
+    def __init__(self) -> None:
+        self._guard, self._calls, self._before = threading.Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if self._calls == 0:
+                self._before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("highest")
+            self._calls += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            self._calls -= 1
+            if self._calls == 0:
+                torch.set_float32_matmul_precision(self._before)
+
+
+_FULL_PRECISION = _FullPrecision()
 
 
 def not_applied(lesion: Lesion, found: str, remedy: str | None = None) -> LesionNotApplied:
@@ -193,10 +224,18 @@ def not_applied(lesion: Lesion, found: str, remedy: str | None = None) -> Lesion
 
 def forward_hooks(model: LanguageModel) -> Iterator[object]:
     """Every hook on a model's modules that sees or changes a forward pass."""
+    everywhere = torch.nn.modules.module
+    hooks = [everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks]
     for module in model.hf_model.modules():
-        yield from module._forward_hooks.values()
-        yield from module._forward_pre_hooks.values()
+        hooks += [module._forward_hooks, module._forward_pre_hooks]
+    for each in hooks:
+        # PyTorch's own only watch, as those that count operations.
+        yield from (hook for hook in each.values() if not _is_of(hook, "torch."))
 
 
 def _is_ours(hook: object) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith("lesion.")
+    return _is_of(hook, "lesion.")
+
+
+def _is_of(hook: object, package: str) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith(package)

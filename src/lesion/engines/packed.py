@@ -136,7 +136,9 @@ class PackedEngine(Engine):
         if not _is_memory(error):
             raise error
         if self.rows_in_pass <= MULTIPLE:
-            raise _too_large(self.model, str(error).splitlines()[0]) from error
+            raise _too_large(
+                self.model, (str(error) or type(error).__name__).splitlines()[0]
+            ) from error
         self.halvings += 1
 
     def _passes(

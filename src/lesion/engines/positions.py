@@ -31,12 +31,17 @@ def token_at(model: LanguageModel, prompt: Prompt, position: Position) -> int:
                 "Pass one in that range",
             )
         return position % size
-    found = f"{model.name} is a masked model"
-    if position == "every":
+    raise unsuitable(model, position)
+
+
+def unsuitable(model: LanguageModel, position: Position) -> EngineRefused:
+    """The refusal of a position that a model does not have."""
+    found = f"{model.name} predicts the next token, not a masked one"
+    if model.family.masked:
+        found = f"{model.name} is a masked model"
+    elif position == "every":
         found = "it is one experiment a token of the text, not one lesion"
-    elif position == "mask":
-        found = f"{model.name} predicts the next token, not a masked one"
-    raise EngineRefused(
+    return EngineRefused(
         f"position {position!r}",
         found,
         "A lesion takes the last token of a causal model's prompt, the mask of a masked model's, "

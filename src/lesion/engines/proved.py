@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lesion.engines.engine import forward_hooks
+from lesion.engines.engine import check_unused, forward_hooks
 from lesion.errors import EngineRefused
 from lesion.interventions.lesion import Lesion
 from lesion.models.language_model import LanguageModel
@@ -59,7 +59,9 @@ def check_packed(
 
     Raises:
         EngineRefused: naming the reason.
+        ModelInUse: the model is being lesioned.
     """
+    check_unused(model)
     found = unproved_model(model)
     positions = {lesion.position: lesion for lesion in lesions}
     for lesion in positions.values():

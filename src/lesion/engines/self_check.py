@@ -8,12 +8,12 @@ failure; it is counted.
 In bfloat16 and float16 the same effect differs with the order in which sums are taken. Its size is
 measured as the noise floor: the largest difference of the three lesions' effects between the
 engines and between one reference lesion at a time and all together, and at least the distance
-between two neighbouring numbers at the size of the target's logit.
+between two neighbouring numbers at the size of the logits.
 """
 
 import dataclasses
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -57,9 +57,13 @@ def self_check(
             float64, ten times the distance of neighbouring logits in half precision; or ten times
             what the reference engine differs from itself, if that is more.
     """
-    places = _due(model, lesions)
-    if not places:
+    kinds = _kinds(model, lesions)
+    with model.lock:
+        due = [place for kind in kinds if model.uses[kind] % EVERY == 0 for place in kinds[kind]]
+    if not due:
+        _count(model, kinds)
         return None
+    places = _spread_out(sorted(due))
     begun = time.perf_counter()
     asked = [lesions[place] for place in places]
     reference = ReferenceEngine(model, batch=CHECKED).run(prompt, asked)
@@ -67,14 +71,15 @@ def self_check(
     distances = _distance(mine, reference.lesioned.log_prob)
     other_set = outcome.evidence.signature[places] != reference.evidence.signature
     near_tie = other_set & (outcome.evidence.near_tie[places] | reference.evidence.near_tie)
-    difference = float(distances[~near_tie].max(initial=0.0))
-    step = torch.finfo(model.hf_model.dtype).eps * abs(float(outcome.clean.logit[0]))
-    tolerance = _TOLERANCE.get(model.hf_model.dtype, 10 * step)
+    # In half precision most edges nearly tie, and the tolerance allows for it.
+    left_out = near_tie if model.hf_model.dtype in _TOLERANCE else np.zeros_like(near_tie)
+    difference = float(distances[~left_out].max(initial=0.0))
+    tolerance = _TOLERANCE.get(model.hf_model.dtype, 10 * _step(model, outcome))
     if difference > tolerance:
         spread = 10 * _spread(model, prompt, asked, reference)
         tolerance = max(tolerance, spread)
     if difference > tolerance or (other_set & ~near_tie).any():
-        worst = places[int(np.argmax(np.where(near_tie, -1.0, distances)))]
+        worst = places[int(np.argmax(np.where(left_out, -1.0, distances)))]
         raise SelfCheckFailed(
             f"self-check of {lesions[worst]}",
             f"the packed engine differs from the reference engine by {difference:.2g} nats"
@@ -82,6 +87,7 @@ def self_check(
             f"They agree to {tolerance:.2g} nats",
             'Pass engine="reference", and report the model\'s name',
         )
+    _count(model, kinds)
     seconds = time.perf_counter() - begun
     return SelfCheck(
         prompt.prompt_id, len(asked), difference, tolerance, int(near_tie.sum()), seconds
@@ -106,24 +112,33 @@ def noise_floor(
         for each, rows in ((outcome, places), (together, list(range(len(places)))))
     ]
     between = float(_distance(*effects).max(initial=0.0))
-    step = torch.finfo(dtype).eps * abs(float(outcome.clean.logit[0]))
-    return max(between, _spread(model, prompt, asked, together), step)
+    return max(between, _spread(model, prompt, asked, together), _step(model, outcome))
 
 
-def _due(model: LanguageModel, lesions: Sequence[Lesion]) -> list[int]:
-    """Places of at most three lesions whose kind is to be checked now; counts this use."""
+def _kinds(model: LanguageModel, lesions: Sequence[Lesion]) -> dict[Hashable, list[int]]:
+    """Places of lesions by kind: site, scope, position, replacement."""
     kinds: dict[Hashable, list[int]] = {}
     for place, lesion in enumerate(lesions):
-        scope = "each" if len(lesion.layers) == 1 else "several"
+        blocks = len(lesion.layers)
+        scope = "each" if blocks == 1 else "all" if blocks == len(model.blocks) else "cumulative"
         own = (lesion.site, scope, str(lesion.position), lesion.replacement.kind)
         kinds.setdefault(own, []).append(place)
-    due: list[int] = []
+    return kinds
+
+
+def _count(model: LanguageModel, kinds: Iterable[Hashable]) -> None:
+    """A prompt was measured with lesions of these kinds, and what was due agreed."""
     with model.lock:
-        for kind, places in kinds.items():
-            if model.uses[kind] % EVERY == 0:
-                due.extend(places)
-            model.uses[kind] += 1
-    return _spread_out(sorted(due))
+        model.uses.update(list(kinds))
+
+
+def _step(model: LanguageModel, outcome: Outcome) -> float:
+    """The distance of neighbouring numbers at the size of the clean logits.
+
+    The logarithm of their exponentials' sum stands for their size: the target's own may be near 0.
+    """
+    logit, log_prob = float(outcome.clean.logit[0]), float(outcome.clean.log_prob[0])
+    return torch.finfo(model.hf_model.dtype).eps * max(abs(logit), abs(logit - log_prob), 1.0)
 
 
 def _spread_out(places: Sequence[int]) -> list[int]:

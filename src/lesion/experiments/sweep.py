@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 from lesion.axes import Position, RankOn, Scope, Site
 from lesion.columns import SWEEP_SCHEMA
 from lesion.engines.choosing import ENGINE_WORDS, EngineWord, choose_engine
-from lesion.engines.engine import Engine, Outcome, Progress
-from lesion.engines.positions import token_at
+from lesion.engines.engine import Engine, Outcome, Progress, check_unused
+from lesion.engines.positions import token_at, unsuitable
 from lesion.experiments.cells import Cell, cells_of, measurement_key
 from lesion.experiments.plan import Layers, plan_sweep
 from lesion.experiments.questions import questions_of
@@ -109,6 +109,9 @@ def sweep(
         fractions=fractions, site=site, select=select, rank=rank, replace=replace, scope=scope,
         rank_on=rank_on, layers=layers, position=position, seed=seed,
     )  # fmt: skip
+    check_unused(model)
+    if position == "every" and model.family.masked:
+        raise unsuitable(model, position)
     cells = cells_of(plan, model)
     questions = questions_of(model, prompt, target, target_id, foil, foil_id, position)
     asked, places = _distinct(cells, model)

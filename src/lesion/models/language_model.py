@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import operator
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
@@ -88,7 +89,7 @@ class LanguageModel:
         self.blocks = _blocks(hf_model, self.family)
         self.tail = _tail(hf_model, self.family)
         # Hooks on a module are seen by every thread that runs it: one engine call at a time.
-        self.lock = threading.RLock()
+        self.lock = _lock_of(hf_model.config)
         # How often lesions of a kind were measured: what decides when the engines are compared.
         self.uses: Counter[Hashable] = Counter()
 
@@ -181,6 +182,20 @@ class LanguageModel:
             f"LanguageModel({self.name!r}: {self.family.name}, {len(self.blocks)} blocks × "
             f"{neurons} neurons, {self.dtype} on {self.device})"
         )
+
+
+# A configuration names the attention of every model made from it, so these share one lock, and so
+# do several LanguageModels of the same modules. It is not kept on it: configurations are copied.
+_LOCKS: dict[int, threading.RLock] = {}
+_LOCKS_GUARD = threading.Lock()
+
+
+def _lock_of(config: object) -> threading.RLock:
+    with _LOCKS_GUARD:
+        if id(config) not in _LOCKS:
+            _LOCKS[id(config)] = threading.RLock()
+            weakref.finalize(config, _LOCKS.pop, id(config), None)
+        return _LOCKS[id(config)]
 
 
 def _weight(module: nn.Module) -> Tensor:
