@@ -4,16 +4,16 @@ import argparse
 import concurrent.futures
 import logging
 import multiprocessing
-import os
 import sys
 import time
 
 import torch
 
+from benchmarks.alone import quiet, run_alone
 from benchmarks.check import check
-from benchmarks.jobs import JOBS, job_function
+from benchmarks.jobs import JOBS
 from benchmarks.report import report
-from benchmarks.results import Found, entry_of, write
+from benchmarks.results import entry_of, write
 
 log = logging.getLogger("benchmarks")
 
@@ -27,7 +27,7 @@ def main() -> int:
     running.add_argument("jobs", nargs="*", metavar="JOB", help=", ".join(JOBS))
     commands.add_parser("report", help="write docs/benchmarks.md and its picture")
     asked = parser.parse_args()
-    _quiet()
+    quiet()
     if asked.command == "check":
         return 0 if check() else 1
     if asked.command == "report":
@@ -50,7 +50,7 @@ def _run(jobs: list[str]) -> int:
         fresh = multiprocessing.get_context("spawn")
         try:
             with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as pool:
-                found = pool.submit(_alone, job).result()
+                found = pool.submit(run_alone, job).result()
         except Exception:
             log.exception("%s failed", job)
             failed = 1
@@ -62,19 +62,6 @@ def _run(jobs: list[str]) -> int:
             log.info("  %s  %s: %s %s", word, target.what, target.value, target.unit)
         log.info("%s: %.0f s", job, took)
     return failed
-
-
-def _alone(job: str) -> Found:
-    """One job in a process of its own."""
-    _quiet()
-    return job_function(job)()
-
-
-def _quiet() -> None:
-    """Only the suite's own lines, and nothing asked of a network."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    log.setLevel(logging.INFO)
 
 
 if __name__ == "__main__":
