@@ -28,6 +28,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # `main` says so and exits with 130
 )
 app.meta.group_parameters = Group("Every command")
+app.meta.suppress_keyboard_interrupt = False
 
 
 @app.command
