@@ -141,10 +141,10 @@ def resolve_token(model: LanguageModel, text: str, word: str) -> int:
 def ask(
     model: LanguageModel,
     text: str,
-    target: str | None,
-    target_id: int | None,
-    foil: str | None,
-    foil_id: int | None,
+    target: str | None = None,
+    target_id: int | None = None,
+    foil: str | None = None,
+    foil_id: int | None = None,
 ) -> tuple[Prompt, tuple[LikelyToken, ...]]:
     """A prompt ready to be measured, and the likely tokens of its clean run.
 
