@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from benchmarks.alone import quiet, run_alone
+from benchmarks.alone import end_with_parent, quiet, run_alone
 from benchmarks.check import check
 from benchmarks.jobs import JOBS
 from benchmarks.report import report
@@ -49,7 +49,9 @@ def _run(jobs: list[str]) -> int:
         start = time.perf_counter()
         fresh = multiprocessing.get_context("spawn")
         try:
-            with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as pool:
+            with concurrent.futures.ProcessPoolExecutor(
+                1, mp_context=fresh, initializer=end_with_parent
+            ) as pool:
                 found = pool.submit(run_alone, job).result()
         except Exception:
             log.exception("%s failed", job)

@@ -4,16 +4,19 @@ PyTorch's counter sees every matrix product. It does not see PyTorch's fused att
 which plain models use; the packed engine's attention is written as products and is seen.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.pytorch_utils import Conv1D
 
 _PROJECTIONS = (torch.ops.aten.mm, torch.ops.aten.addmm)
+
+Forward = Callable[[nn.Module, Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +40,17 @@ def counted_by_hand(run: Callable[[], object]) -> int:
     """The projections alone, from the shapes that reach each module with a matrix."""
     found = 0
 
-    def count(module: nn.Module, args: tuple[Tensor, ...], _output: object) -> None:
-        nonlocal found
-        if isinstance(module, Conv1D | nn.Linear):
-            vectors = args[0].numel() // args[0].shape[-1]
-            found += 2 * vectors * module.weight.numel()
+    def counting(forward: Forward) -> Forward:
+        def counting_forward(module: nn.Module, vectors: Tensor) -> Tensor:
+            nonlocal found
+            found += 2 * (vectors.numel() // vectors.shape[-1]) * module.weight.numel()
+            return forward(module, vectors)
 
-    # A hook on all modules at once: the engine refuses models that carry hooks of their own.
-    handle = register_module_forward_hook(count)
-    try:
+        return counting_forward
+
+    # No hooks: the packed engine refuses a model that carries any but its own.
+    with contextlib.ExitStack() as stack:
+        for kind in (Conv1D, nn.Linear):
+            stack.enter_context(mock.patch.object(kind, "forward", counting(kind.forward)))
         run()
-    finally:
-        handle.remove()
     return found

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.alone import end_with_parent
 from benchmarks.cells import every_cell
 from benchmarks.memory import peak_above
 from benchmarks.peers import peer_class
@@ -52,5 +53,7 @@ def _plain_forward(hf_model: torch.nn.Module, token_ids: tuple[int, ...]) -> Non
 
 def _alone(measure: Callable[[int], int], tokens: int) -> int:
     fresh = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        1, mp_context=fresh, initializer=end_with_parent
+    ) as pool:
         return pool.submit(measure, tokens).result()
