@@ -1,7 +1,6 @@
 """What a sweep does to its model: nothing that lasts; and what it says if the model ignores it."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -100,16 +99,6 @@ def test_a_model_with_hooks_of_its_own_is_left_to_the_reference_engine() -> None
     )
     handle.remove()
     assert lesion.sweep(model, PROMPT, TARGET, fractions=0.5).manifest.engine.name == "packed"
-
-
-def test_two_threads_give_the_tables_of_one() -> None:
-    model = tiny_model("llama")
-    alone = [table_of(model, **words) for words in WORDS]
-    with ThreadPoolExecutor(2) as threads:
-        together = list(threads.map(lambda words: table_of(model, **words), WORDS * 3))
-    for found, expected in zip(together, alone * 3, strict=True):
-        assert found.equals(expected)
-    assert hooks_of(model) == []
 
 
 # A lesion that leaves no trace
