@@ -7,7 +7,7 @@
     ├── TargetError (ValueError)            not one token, or not the one that was meant
     ├── ModelError
     │   ├── UnknownFamily (LookupError)     nobody has said where this architecture keeps its MLP
-    │   ├── UnsuitableFamily (LookupError)  an architecture that has no neurons to lesion
+    │   ├── UnsuitableFamily (LookupError)  an architecture that cannot be lesioned
     │   ├── UnsafeWeights (ValueError)      a checkpoint without safetensors
     │   └── ModelNotFound (OSError)         neither a folder, nor in the cache, nor reachable
     ├── LesionNotApplied (RuntimeError)     the model ran, but the lesion left no trace in it
@@ -68,7 +68,7 @@ class UnknownFamily(ModelError, LookupError):
 
 
 class UnsuitableFamily(ModelError, LookupError):
-    """An architecture that is known, and known to have no neurons to lesion."""
+    """An architecture, or a form of one, that is known and cannot be lesioned."""
 
 
 class UnsafeWeights(ModelError, ValueError):

@@ -7,17 +7,28 @@ from typing import Any
 import pytest
 import torch
 from families import (
+    CAUSAL_TYPES,
     CONFIGS,
     CONTEXT,
     MASKED_TYPES,
     PACKED_TYPES,
     REFERENCE_TYPES,
     VARIANTS,
+    VOCABULARY,
     tiny_model,
     tiny_variant,
+    word_tokenizer,
 )
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import (
+    AttentionInterface,
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
@@ -308,37 +319,116 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "found", "reason"),
+    ("model_type", "found", "reason", "remedy"),
     [
         (
             "mixtral",
             "a mixture of experts",
             "A neuron of a mixture of experts exists only for the tokens that are routed to its "
             "expert, so the neurons of a block are no vector that could be ranked",
+            "Choose a dense transformer",
         ),
         (
             "mamba",
             "a state-space or recurrent model",
             "Its blocks keep a recurrent state where a transformer has attention and an MLP, so "
             "they have no MLP neurons",
+            "Choose a dense transformer",
         ),
         (
             "jamba",
             "a hybrid of attention and recurrent blocks",
             "Its recurrent blocks keep a state where a transformer has attention, so its blocks "
             "are not alike and no layer can be compared with the next",
+            "Choose a dense transformer",
+        ),
+        (
+            "phi3",
+            "a transformer whose gate and up projections are one matrix",
+            "The site pre is what the gate projection gives, and no module gives that alone",
+            "Choose a model with two projections, or with a plain MLP",
+        ),
+        (
+            "gemma3",
+            "a multimodal model",
+            "It holds several models, each with blocks of its own, so a layer's number does not "
+            "say which block is meant",
+            "Pass its text model alone as hf_model, as docs/families.md shows, if its "
+            "architecture is known",
         ),
     ],
 )
-def test_an_architecture_without_neurons_is_refused_with_its_reason(
-    model_type: str, found: str, reason: str
+def test_an_unsuitable_architecture_is_refused_with_its_reason(
+    model_type: str, found: str, reason: str, remedy: str
 ) -> None:
     with pytest.raises(UnsuitableFamily) as refusal:
         family_of(model_type, "a/b")
     assert str(refusal.value) == (
-        f"model 'a/b': its architecture, {model_type!r}, is {found}. {reason}. "
-        f"Choose a dense transformer: {KNOWN}."
+        f"model 'a/b': its architecture, {model_type!r}, is {found}. {reason}. {remedy}: {KNOWN}."
     )
+
+
+def tiny_phi3() -> PreTrainedModel:
+    words = {**CONFIGS["llama"], "vocab_size": VOCABULARY, "eos_token_id": 0, "pad_token_id": None}
+    return Phi3ForCausalLM(Phi3Config(**words))
+
+
+def tiny_gemma3() -> Gemma3ForConditionalGeneration:
+    """Text and images: 4 patches a picture, one token each."""
+    text = {**CONFIGS["gemma3_text"], "vocab_size": VOCABULARY, "initializer_range": 0.4}
+    vision = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 4}
+    vision |= {"intermediate_size": 32, "image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    return Gemma3ForConditionalGeneration(config).eval().double()
+
+
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        (tiny_phi3, "'phi3', is a transformer whose gate and up projections are one matrix"),
+        (tiny_gemma3, "'gemma3', is a multimodal model"),
+    ],
+)
+def test_a_loaded_model_of_an_unsuitable_architecture_is_refused(
+    made: Callable[[], PreTrainedModel], found: str
+) -> None:
+    hf_model = made()
+    with pytest.raises(UnsuitableFamily, match=f"{type(hf_model).__name__}.*{found}"):
+        lesion.load(hf_model=hf_model, tokenizer=word_tokenizer())
+
+
+def test_the_text_model_of_a_multimodal_gemma_3_is_taken_out_as_the_page_says() -> None:
+    gemma = tiny_gemma3()
+    text = Gemma3ForCausalLM(gemma.config.text_config).eval()
+    text.model = gemma.model.language_model
+    text.lm_head = gemma.lm_head
+    model = lesion.load(hf_model=text, tokenizer=word_tokenizer())
+    with torch.inference_mode():
+        assert torch.equal(logits(model), gemma(TOKENS).logits[0])
+    run = lesion.sweep(model, "w3 w1 w4", "w5", fractions=0.5)
+    assert run.manifest.engine.name == "packed"
+    assert (run.frame()["effect_log_prob"].abs() > 1e-5).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 2, CONTEXT])
+@pytest.mark.parametrize("model_type", MASKED_TYPES)
+def test_an_mlp_that_runs_on_a_part_of_the_tokens_is_refused(model_type: str, tokens: int) -> None:
+    with pytest.raises(UnsuitableFamily) as refusal:
+        tiny_model(model_type, chunk_size_feed_forward=tokens)
+    assert str(refusal.value) == (
+        f"model 'random {model_type}': its MLPs run on chunk_size_feed_forward={tokens} tokens at "
+        "a time. A lesion is at a token's index in the whole prompt, which such a part does not "
+        "know. Pass as hf_model the model loaded with chunk_size_feed_forward=0: its logits are "
+        "the same."
+    )
+
+
+@pytest.mark.parametrize("model_type", CAUSAL_TYPES)
+def test_no_causal_model_divides_its_tokens(model_type: str) -> None:
+    divided = tiny_model(model_type, chunk_size_feed_forward=2)
+    whole = tiny_model(model_type)
+    assert torch.equal(logits(divided), logits(whole))
+    assert watched_block(divided, 1).pre.shape == watched_block(whole, 1).pre.shape
 
 
 def test_architectures_stand_in_one_list_and_transformers_knows_them() -> None:

@@ -160,11 +160,12 @@ FAMILIES: tuple[Family, ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Unsuitable:
-    """Architectures that have no neurons to lesion: what they are, and why not."""
+    """Architectures that cannot be lesioned: what they are, why not, and what to do instead."""
 
     kind: str
     reason: str
     model_types: tuple[str, ...]
+    remedy: str = "Choose a dense transformer"
 
 
 UNSUITABLE: tuple[Unsuitable, ...] = (
@@ -218,6 +219,36 @@ UNSUITABLE: tuple[Unsuitable, ...] = (
             "zamba2",
         ),
     ),
+    Unsuitable(
+        kind="a transformer whose gate and up projections are one matrix",
+        reason="The site pre is what the gate projection gives, and no module gives that alone",
+        model_types=("glm", "glm4", "phi3"),
+        remedy="Choose a model with two projections, or with a plain MLP",
+    ),
+    Unsuitable(
+        kind="a multimodal model",
+        reason="It holds several models, each with blocks of its own, so a layer's number does not "
+        "say which block is meant",
+        model_types=(
+            "gemma3",
+            "gemma3n",
+            "gemma4",
+            "idefics3",
+            "internvl",
+            "llava",
+            "llava_next",
+            "mistral3",
+            "mllama",
+            "paligemma",
+            "phi4_multimodal",
+            "qwen2_5_vl",
+            "qwen2_vl",
+            "qwen3_vl",
+            "smolvlm",
+        ),
+        remedy="Pass its text model alone as hf_model, as docs/families.md shows, if its "
+        "architecture is known",
+    ),
 )
 
 
@@ -225,7 +256,7 @@ def family_of(model_type: str, asked: str) -> Family:
     """The family with that Hugging Face `model_type`; `asked` is the model's name in the error.
 
     Raises:
-        UnsuitableFamily: an architecture without neurons to lesion; the reason is given.
+        UnsuitableFamily: an architecture that cannot be lesioned; the reason is given.
         UnknownFamily: no entry has it; the known ones are listed.
     """
     for family in FAMILIES:
@@ -238,7 +269,7 @@ def family_of(model_type: str, asked: str) -> Family:
                 f"model {asked!r}",
                 f"its architecture, {model_type!r}, is {unsuitable.kind}",
                 unsuitable.reason,
-                f"Choose a dense transformer: {known}",
+                f"{unsuitable.remedy}: {known}",
             )
     raise UnknownFamily(
         f"model {asked!r}",

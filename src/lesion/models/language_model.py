@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from lesion.axes import Site
-from lesion.errors import UnknownLayer
+from lesion.errors import UnknownLayer, UnsuitableFamily
 from lesion.models.families import Family, family_of
 
 
@@ -68,7 +68,7 @@ class LanguageModel:
 
     Raises:
         UnknownFamily: nobody has said where this architecture keeps its MLP.
-        UnsuitableFamily: this architecture has no neurons to lesion.
+        UnsuitableFamily: this architecture, or this form of it, cannot be lesioned.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class LanguageModel:
         self.revision = revision
         self.family = family_of(hf_model.config.model_type, name)
         self.blocks = _blocks(hf_model, self.family)
+        _check_undivided(self.blocks, name)
         self.tail = _tail(hf_model, self.family)
         # Hooks on a module are seen by every thread that runs it: one engine call at a time.
         self.lock = _lock_of(hf_model.config)
@@ -236,3 +237,18 @@ def _blocks(hf_model: PreTrainedModel, family: Family) -> tuple[Block, ...]:
         )
         for module in modules
     )
+
+
+def _check_undivided(blocks: tuple[Block, ...], asked: str) -> None:
+    """Refuse blocks whose MLP runs several times a pass, which would move each token's index."""
+    # Asked of the modules: every configuration has this word, and few architectures follow it.
+    sizes = [getattr(block.module, "chunk_size_feed_forward", 0) for block in blocks]
+    tokens = max(sizes, default=0)
+    if tokens > 0:
+        raise UnsuitableFamily(
+            f"model {asked!r}",
+            f"its MLPs run on chunk_size_feed_forward={tokens} tokens at a time",
+            "A lesion is at a token's index in the whole prompt, which such a part does not know",
+            "Pass as hf_model the model loaded with chunk_size_feed_forward=0: its logits are the "
+            "same",
+        )

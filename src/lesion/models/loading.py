@@ -58,7 +58,7 @@ def load(
         ModelNotFound: nothing of that name here, in the cache or on the Hub.
         UnsafeWeights: no safetensors in the checkpoint.
         UnknownFamily: an architecture that the package does not know.
-        UnsuitableFamily: an architecture that has no neurons to lesion.
+        UnsuitableFamily: an architecture, or a form of one, that cannot be lesioned.
         InvalidChoice: arguments that contradict each other, an unknown dtype or device.
     """
     if hf_model is not None:
