@@ -64,6 +64,13 @@ SWEEP_COLUMNS: tuple[Column, ...] = (
     Column("direct_log_prob", _FLOAT, "direct effect on the log-probability, nats"),
     Column("below_noise", pa.bool_(), "|effect_log_prob| is below the run's noise floor; null "
            "where none was measured (float32, float64)"),
+    Column("clean_target_rank", _INT, "rank of the target in the clean run, from 1"),
+    Column("target_source", _TEXT, "given; top (the clean run's likeliest token); next (the token "
+           "that follows); first or sum (of a target of several tokens)"),
+    Column("group", _TEXT, "the prompt's group, within which prompts are not independent; without "
+           "one its own"),
+    Column("carried", _TEXT, "what else the prompt set says of the prompt, as JSON; or null"),
+    Column("row_key", _TEXT, "hash of all that the row depends on: model, tokens, lesion, dtype"),
 )  # fmt: skip
 
 SWEEP_SCHEMA = pa.schema([(column.name, column.type) for column in SWEEP_COLUMNS])

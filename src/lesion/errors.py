@@ -4,6 +4,7 @@
     ├── InvalidChoice (ValueError)          a fraction, site, selection, … that means nothing
     ├── UnknownLayer (IndexError)           a block or neuron that the model does not have
     ├── PromptError (ValueError)            empty, or longer than the model's context
+    ├── PromptSetError (ValueError)         not to be read, or with too many bad rows
     ├── TargetError (ValueError)            not one token, or not the one that was meant
     ├── ModelError
     │   ├── UnknownFamily (LookupError)     nobody has said where this architecture keeps its MLP
@@ -15,10 +16,14 @@
     │   ├── EngineRefused (ValueError)      an engine cannot take this model or this lesion
     │   ├── ModelInUse (RuntimeError)       the model carries the hooks of another call
     │   ├── SelfCheckFailed (RuntimeError)  the packed engine and the reference engine disagree
-    │   └── OutOfMemory (MemoryError)       not even one lesion at a time fits
+    │   ├── OutOfMemory (MemoryError)       not even one lesion at a time fits
+    │   └── DeviceLost (RuntimeError)       the GPU is gone, or its state is
     └── RunError
         ├── RunExists (FileExistsError)     something stands where the run is to be written
         ├── RunNotWritable (OSError)        a place that cannot be written, or a full disk
+        ├── RunInUse (RuntimeError)         another process writes the run
+        ├── RunDiffers (ValueError)         the run that stands there is another than the one asked
+        ├── UnitFailed (RuntimeError)       a unit of work failed as often as it may
         ├── RunNotFound (FileNotFoundError) no run where one is to be read
         └── RunDamaged (ValueError)         a shard that is not what was written
 
@@ -53,6 +58,10 @@ class UnknownLayer(LesionError, IndexError):
 
 class PromptError(LesionError, ValueError):
     """A prompt that cannot be run: empty, or longer than the context."""
+
+
+class PromptSetError(LesionError, ValueError):
+    """A prompt set that cannot be read, or with too many bad rows."""
 
 
 class TargetError(LesionError, ValueError):
@@ -103,6 +112,10 @@ class OutOfMemory(EngineError, MemoryError):
     """Not even one lesion at a time fits into memory."""
 
 
+class DeviceLost(EngineError, RuntimeError):
+    """The device that the model is on does not answer any more; the command exits with 4."""
+
+
 class RunError(LesionError):
     """A run that cannot be read or written."""
 
@@ -113,6 +126,18 @@ class RunExists(RunError, FileExistsError):
 
 class RunNotWritable(RunError, OSError):
     """A run cannot be written there: no right to, a read-only or a full disk."""
+
+
+class RunInUse(RunError, RuntimeError):
+    """Another process writes the run."""
+
+
+class RunDiffers(RunError, ValueError):
+    """The run that stands there was begun with another plan, model, prompt set or version."""
+
+
+class UnitFailed(RunError, RuntimeError):
+    """A unit of work whose workers died, as often as it may be tried."""
 
 
 class RunNotFound(RunError, FileNotFoundError):

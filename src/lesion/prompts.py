@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from typing import Literal
 
-TargetSource = Literal["given", "top", "next"]
+TargetSource = Literal["given", "top", "next", "first", "sum"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +12,9 @@ class Prompt:
     """One prompt and the tokens whose prediction is measured after it.
 
     `token_ids` are those of the text with the tokenizer's own special tokens, `target_id` and
-    `foil_id` without. `target_source` is `top` where the target is the model's own top token.
+    `foil_id` without. `target_source` is `top` where the target is the model's own top token,
+    `next` where it is the token that follows in the text, `first` or `sum` where a target of
+    several tokens was given.
     """
 
     prompt_id: int

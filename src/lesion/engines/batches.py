@@ -106,19 +106,26 @@ def _texts(prompts: Sequence[Prompt], places: Sequence[int]) -> list[list[int]]:
 def default_rows(model: LanguageModel, tokens: int, memory_bytes: int | None) -> int:
     """How many rows one pass carries, so that they take about so much memory; a multiple of 8.
 
-    Without `memory_bytes` half a gibibyte on a CPU, and an eighth of a GPU's whole memory: total
-    memory, not what is free now, so that the same machine always cuts alike.
+    Without `memory_bytes` what `default_memory` says.
     """
     if memory_bytes is None:
-        memory_bytes = min(_CPU_BYTES, _machine_bytes() // _SHARE)
-        if model.device.type == "cuda":
-            memory_bytes = torch.cuda.get_device_properties(model.device).total_memory // _SHARE
+        memory_bytes = default_memory(model)
     block = max(model.blocks, key=lambda block: block.neurons)
     heads = getattr(model.config, "num_attention_heads", 1)
     # Per row: the block's input and output and what lies between, the MLP, attention scores.
     numbers = 16 * block.width + 6 * block.neurons + 4 * heads * (tokens + 1)
     size = torch.finfo(model.hf_model.dtype).bits // 8
     return max(8, memory_bytes // (numbers * max(size, 4)) // 8 * 8)
+
+
+def default_memory(model: LanguageModel) -> int:
+    """Bytes for the rows of one pass: half a gibibyte on a CPU, an eighth of a GPU's memory.
+
+    Of the whole memory, not of what is free now, so that the same machine always cuts alike.
+    """
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_properties(model.device).total_memory // _SHARE
+    return min(_CPU_BYTES, _machine_bytes() // _SHARE)
 
 
 def _machine_bytes() -> int:

@@ -20,8 +20,11 @@ def choose_engine(
     model: LanguageModel,
     lesions: Sequence[Lesion] = (),
     prompts: Sequence[Prompt] = (),
+    memory_bytes: int | None = None,
 ) -> tuple[Engine, str]:
     """The engine that a word means for some lesions of a model, and the reason.
+
+    `memory_bytes` is what the rows of one pass of the packed engine may take.
 
     Raises:
         EngineRefused: the packed engine was asked for and has not been proved for the model.
@@ -29,11 +32,12 @@ def choose_engine(
     if word == "reference":
         return ReferenceEngine(model), "asked for"
     if word == "packed":
-        return PackedEngine(model), "asked for"
+        return PackedEngine(model, memory_bytes=memory_bytes), "asked for"
     found = unproved_model(model)
     for lesion in {lesion.position: lesion for lesion in lesions}.values():
         for prompt in prompts:
             found = found or unproved_lesion(lesion, prompt)
     if found is not None:
         return ReferenceEngine(model), f"auto: {found}"
-    return PackedEngine(model), f"auto: the packed engine is proved for {model.family.name}"
+    found = f"auto: the packed engine is proved for {model.family.name}"
+    return PackedEngine(model, memory_bytes=memory_bytes), found

@@ -6,7 +6,8 @@ import operator
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +61,21 @@ class Block:
         return norms
 
 
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """How a model was loaded, in words that another process can load it by; see `load`.
+
+    `config` is the JSON text of a configuration.
+    """
+
+    name: str | None
+    revision: str | None
+    device: str | None
+    dtype: str | None
+    config: str | None = None
+    random_weights: int | None = None
+
+
 class LanguageModel:
     """An unmodified Hugging Face model, its tokenizer, and the blocks of its MLPs.
 
@@ -79,12 +95,17 @@ class LanguageModel:
         name: str,
         source: str,
         revision: str | None = None,
+        origin: Origin | None = None,
+        weight_files: Sequence[Path] = (),
     ) -> None:
         self.hf_model = hf_model
         self.tokenizer = tokenizer
         self.name = name
         self.source = source
         self.revision = revision
+        self.origin = origin
+        """How another process loads the same model; None for one that was handed over."""
+        self.weight_files = tuple(weight_files)
         self.family = family_of(hf_model.config.model_type, name)
         self.blocks = _blocks(hf_model, self.family)
         _check_undivided(self.blocks, name)
@@ -93,6 +114,16 @@ class LanguageModel:
         self.lock = _lock_of(hf_model.config)
         # How often lesions of a kind were measured: what decides when the engines are compared.
         self.uses: Counter[Hashable] = Counter()
+        # The state of the weights with their hash, when it was last taken.
+        self.fingerprint: tuple[tuple[tuple[int, int], ...], str] | None = None
+        self.state_when_loaded = self.state_of_weights() if self.weight_files else None
+
+    def state_of_weights(self) -> tuple[tuple[int, int], ...]:
+        """Which memory the weights are in, and how often PyTorch saw it written to."""
+        return tuple(
+            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+            for tensor in self.hf_model.state_dict(keep_vars=True).values()
+        )
 
     @property
     def config(self) -> Any:

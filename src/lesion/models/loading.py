@@ -4,6 +4,7 @@ Only safetensors are read and no code from a checkpoint is run. `HF_HOME`, `HF_T
 `HF_HUB_OFFLINE` act as everywhere in Hugging Face's libraries.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
 
 from lesion.errors import InvalidChoice, ModelNotFound, UnsafeWeights
 from lesion.models.families import Family, family_of
-from lesion.models.language_model import LanguageModel
+from lesion.models.language_model import LanguageModel, Origin
 
 DEFAULT_MODEL = Path(__file__).parent / "default"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -68,9 +71,38 @@ def load(
         found = "only one of config and random_weights was given"
         raise InvalidChoice("load", found, rule, "Pass config=… and random_weights=0")
     torch_dtype, torch_device = _dtype(dtype), _device(device)
+    origin = Origin(
+        name=None if name is None else str(name),
+        revision=revision,
+        device=None if device is None else str(device),
+        dtype=None if dtype is None else str(dtype),
+        config=None if config is None else _config_text(config),
+        random_weights=random_weights,
+    )
+    # A tokenizer that was handed over is in no words.
+    told = origin if tokenizer is None else None
     if config is not None and random_weights is not None:
-        return _untrained(config, random_weights, tokenizer, torch_dtype, torch_device)
-    return _trained(name, tokenizer, revision, torch_dtype, torch_device)
+        return _untrained(config, random_weights, tokenizer, torch_dtype, torch_device, told)
+    return _trained(name, tokenizer, revision, torch_dtype, torch_device, told)
+
+
+def load_again(origin: Origin, device: str | None = None) -> LanguageModel:
+    """The model that an origin tells of, as `load` gave it; `device` takes the place of its own.
+
+    Raises:
+        LesionError: see `load`.
+    """
+    words: dict[str, Any] = {"device": device or origin.device, "dtype": origin.dtype}
+    if origin.config is not None:
+        config = json.loads(origin.config)
+        return load(config=config, random_weights=origin.random_weights, **words)
+    return load(origin.name, revision=origin.revision, **words)
+
+
+def _config_text(config: PreTrainedConfig | Mapping[str, Any]) -> str:
+    if isinstance(config, Mapping):
+        return json.dumps(dict(config))
+    return str(config.to_json_string(use_diff=False))
 
 
 def _adopt(
@@ -99,6 +131,7 @@ def _untrained(
     tokenizer: PreTrainedTokenizerBase | None,
     dtype: torch.dtype,
     device: torch.device,
+    origin: Origin | None,
 ) -> LanguageModel:
     if isinstance(config, Mapping):
         words = dict(config)
@@ -118,7 +151,9 @@ def _untrained(
         hf_model = _auto_class(family).from_config(config, dtype=dtype)
     name = f"random {config.model_type}"
     source = f"random weights, seed {seed}"
-    return LanguageModel(hf_model.eval().to(device), tokenizer, name=name, source=source)
+    return LanguageModel(
+        hf_model.eval().to(device), tokenizer, name=name, source=source, origin=origin
+    )
 
 
 def _trained(
@@ -127,6 +162,7 @@ def _trained(
     revision: str | None,
     dtype: torch.dtype,
     device: torch.device,
+    origin: Origin | None,
 ) -> LanguageModel:
     place = str(DEFAULT_MODEL if name is None else name)
     called = "default" if name is None else str(name)
@@ -165,7 +201,28 @@ def _trained(
         name=called,
         source=source,
         revision=getattr(config, "_commit_hash", None),
+        origin=origin,
+        weight_files=_weight_files(place, revision),
     )
+
+
+def _weight_files(place: str, revision: str | None) -> list[Path]:
+    """The safetensors files that were loaded: one, or those that an index lists."""
+    index = cached_file(
+        place, SAFE_WEIGHTS_INDEX_NAME, revision=revision,
+        _raise_exceptions_for_missing_entries=False, local_files_only=True,
+    )  # fmt: skip
+    names = {SAFE_WEIGHTS_NAME}
+    if index is not None:
+        names = set(json.loads(Path(index).read_bytes())["weight_map"].values())
+    found = (
+        cached_file(
+            place, name, revision=revision, _raise_exceptions_for_missing_entries=False,
+            local_files_only=True,
+        )
+        for name in sorted(names)
+    )  # fmt: skip
+    return [Path(file) for file in found if file is not None]
 
 
 def shipped_tokenizer() -> PreTrainedTokenizerBase:

@@ -6,8 +6,12 @@ tokens of GPT-2, and after "It was a dark and stormy" only the second is a word.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lesion.errors import PromptError, TargetError
@@ -15,6 +19,13 @@ from lesion.models.language_model import LanguageModel
 from lesion.prompts import Prompt
 
 LIKELY_TOKENS = 5
+_LOGITS_AT_ONCE = 2**25
+
+
+TruncateWord = Literal["no", "left"]
+TargetMode = Literal["one", "first", "sum"]
+TRUNCATE_WORDS: tuple[TruncateWord, ...] = get_args(TruncateWord)
+TARGET_MODES: tuple[TargetMode, ...] = get_args(TargetMode)
 
 
 def tokenize_prompt(model: LanguageModel, text: str) -> tuple[int, ...]:
@@ -24,20 +35,51 @@ def tokenize_prompt(model: LanguageModel, text: str) -> tuple[int, ...]:
         PromptError: it has no token, more than the model's context, or, for a masked model, not
             exactly one mask.
     """
-    token_ids = tuple(model.tokenizer(text, verbose=False)["input_ids"]) if text.strip() else ()
+    return fitted(model, text, tokenized(model, [text])[0])[0]
+
+
+def tokenized(model: LanguageModel, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """The token ids of texts, with the tokenizer's own special tokens; none of a blank text."""
+    found = model.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+    return [tuple(ids) if text.strip() else () for ids, text in zip(found, texts, strict=True)]
+
+
+def fitted(
+    model: LanguageModel,
+    text: str,
+    token_ids: tuple[int, ...],
+    truncate: TruncateWord = "no",
+    more: int = 0,
+) -> tuple[tuple[int, ...], int]:
+    """A prompt's tokens as the model can read them, with `more` after them; and how many were cut.
+
+    With `truncate="left"` a prompt that is too long loses tokens at its beginning, after the
+    special token that begins every prompt, if there is one.
+
+    Raises:
+        PromptError: it has no token, more than the model's context, or, for a masked model, not
+            exactly one mask.
+    """
     if not token_ids:
         rule = "A prompt has at least one token before the one that is predicted"
         raise PromptError(f"prompt {text!r}", "it is empty", rule, "Pass some text")
-    if model.context is not None and len(token_ids) > model.context:
-        raise PromptError(
-            f"prompt {_shortened(text)!r}",
-            f"it has {len(token_ids)} tokens",
-            f"{model.name} reads at most {model.context}",
-            "Shorten the prompt",
-        )
+    most = None if model.context is None else model.context - more
+    cut = 0
+    if most is not None and len(token_ids) > most:
+        if truncate == "no" or most < 2:
+            raise PromptError(
+                f"prompt {_shortened(text)!r}",
+                f"it has {len(token_ids)} tokens",
+                f"{model.name} reads at most {most}"
+                + (f" before a target of {more + 1} tokens" if more else ""),
+                "Shorten the prompt, or pass truncate='left' (--truncate left)",
+            )
+        cut = len(token_ids) - most
+        begin = int(token_ids[0] in model.tokenizer.all_special_ids)
+        token_ids = token_ids[:begin] + token_ids[begin + cut :]
     if model.family.masked:
         _check_mask(model, text, token_ids)
-    return token_ids
+    return token_ids, cut
 
 
 def predicted_position(model: LanguageModel, token_ids: tuple[int, ...]) -> int:
@@ -72,10 +114,45 @@ def likely_tokens(
 
     A masked model's are those behind the mask. Tokens whose logit is NaN or infinite are left out.
     """
-    position = predicted_position(model, token_ids)
+    return likely_tokens_of_each(model, [token_ids], most)[0]
+
+
+def likely_tokens_of_each(
+    model: LanguageModel, prompts: Sequence[tuple[int, ...]], most: int
+) -> list[tuple[LikelyToken, ...]]:
+    """The likely next tokens after each prompt; see `likely_tokens`.
+
+    Prompts of one length run together, so that none is padded.
+    """
+    found: dict[int, tuple[LikelyToken, ...]] = {}
+    by_length: dict[int, list[int]] = {}
+    for place, token_ids in enumerate(prompts):
+        by_length.setdefault(len(token_ids), []).append(place)
+    for length, places in by_length.items():
+        together = max(1, _LOGITS_AT_ONCE // (length * int(model.config.vocab_size)))
+        for start in range(0, len(places), together):
+            part = places[start : start + together]
+            rows = _next_logits(model, [prompts[place] for place in part])
+            found |= {
+                place: _likely(model, row, most) for place, row in zip(part, rows, strict=True)
+            }
+    return [found[place] for place in range(len(prompts))]
+
+
+def _next_logits(
+    model: LanguageModel, prompts: Sequence[tuple[int, ...]]
+) -> Float64[Tensor, "prompt vocabulary"]:
+    """The logits of the predicted token after prompts of one length."""
+    positions = [predicted_position(model, token_ids) for token_ids in prompts]
     with model.lock, model.evaluating(), torch.inference_mode():
-        tokens = torch.tensor([token_ids], device=model.device)
-        logits = model.hf_model(tokens, use_cache=False).logits[0, position].double()
+        tokens = torch.tensor(prompts, device=model.device)
+        logits: Tensor = model.hf_model(tokens, use_cache=False).logits
+        return logits[range(len(prompts)), positions].double()
+
+
+def _likely(
+    model: LanguageModel, logits: Float64[Tensor, " vocabulary"], most: int
+) -> tuple[LikelyToken, ...]:
     finite = logits.where(logits.isfinite(), -torch.inf)
     order = finite.sort(descending=True, stable=True).indices[:most].tolist()
     probs = finite.softmax(dim=-1)
@@ -107,8 +184,18 @@ def resolve_token(model: LanguageModel, text: str, word: str) -> int:
 
     Raises:
         TargetError: it is none or several tokens, unknown to the tokenizer, or a leading space
-        gives
-            another single token (both are shown).
+            gives another single token (both are shown).
+    """
+    return resolve_tokens(model, text, word)[0]
+
+
+def resolve_tokens(
+    model: LanguageModel, text: str, word: str, mode: TargetMode = "one"
+) -> tuple[int, ...]:
+    """The tokens of a target: one, or with the modes `first` and `sum` one or more.
+
+    Raises:
+        TargetError: see `resolve_token`; several tokens only with mode `one`.
     """
     tokenizer = model.tokenizer
     asked = f"{word} {text!r}"
@@ -117,11 +204,21 @@ def resolve_token(model: LanguageModel, text: str, word: str) -> int:
     spaced_ids = [] if text[:1].isspace() else _ids(tokenizer, " " + text)
     spaced_is_single = len(spaced_ids) == 1 and spaced_ids != token_ids
     rule = f"A {word} is exactly one token"
+    if mode != "one" and len(token_ids) > 1 and not spaced_is_single:
+        if tokenizer.unk_token_id in token_ids:
+            raise TargetError(
+                asked, "the tokenizer does not know all of it", rule, "Choose a word that it knows"
+            )
+        return tuple(check_token_id(model, token_id, word) for token_id in token_ids)
     if len(token_ids) != 1:
         if spaced_is_single:
             remedy = f"Write {' ' + text!r} (token {spaced_ids[0]}), with its leading space"
         else:
             remedy = "Choose a word that is one token of this tokenizer"
+            if word == "target" and len(token_ids) > 1:
+                remedy += (
+                    ", or pass target_mode='first' or 'sum' (--target-mode) to measure several"
+                )
         raise TargetError(asked, f"it is {_spelled(tokenizer, token_ids)}", rule, remedy)
     if token_ids[0] == tokenizer.unk_token_id and text != tokenizer.unk_token:
         raise TargetError(
@@ -135,7 +232,7 @@ def resolve_token(model: LanguageModel, text: str, word: str) -> int:
             f"For a new word write {' ' + text!r}; to mean {text!r} without the space, "
             f"{by_id[0].lower()}{by_id[1:]}: {token_ids[0]}",
         )
-    return check_token_id(model, token_ids[0], word)
+    return (check_token_id(model, token_ids[0], word),)
 
 
 def ask(
@@ -157,24 +254,11 @@ def ask(
             id, or a foil that is the target.
     """
     token_ids = tokenize_prompt(model, text)
-    asked_id = _one_id(model, target, target_id, "target")
-    found_foil_id = _one_id(model, foil, foil_id, "foil")
+    asked_id = one_id(model, target, target_id, "target")
+    found_foil_id = one_id(model, foil, foil_id, "foil")
     likely = likely_tokens(model, token_ids, LIKELY_TOKENS)
-    if asked_id is None and not likely:
-        raise TargetError(
-            "no target",
-            "every logit of the clean run is NaN or infinite",
-            "Without a target it is the model's own top token",
-            "Check the model's weights and its dtype",
-        )
-    found_id = likely[0].token_id if asked_id is None else asked_id
-    if found_id == found_foil_id:
-        raise TargetError(
-            f"foil {token_text(model.tokenizer, found_id)!r}",
-            "it is the target",
-            "A foil is another token than the target",
-            "Choose another foil",
-        )
+    found_id = top_id(likely) if asked_id is None else asked_id
+    check_foil(model, found_id, found_foil_id)
     question = Prompt(
         prompt_id=0,
         text=text,
@@ -188,7 +272,43 @@ def ask(
     return question, likely
 
 
-def _one_id(model: LanguageModel, text: str | None, token_id: int | None, word: str) -> int | None:
+def top_id(likely: Sequence[LikelyToken]) -> int:
+    """The id of the model's own top token.
+
+    Raises:
+        TargetError: the clean run has no finite logit.
+    """
+    if likely:
+        return likely[0].token_id
+    raise TargetError(
+        "no target",
+        "every logit of the clean run is NaN or infinite",
+        "Without a target it is the model's own top token",
+        "Check the model's weights and its dtype",
+    )
+
+
+def check_foil(model: LanguageModel, target_id: int, foil_id: int | None) -> None:
+    """Refuse a foil that is the target.
+
+    Raises:
+        TargetError: it is.
+    """
+    if target_id == foil_id:
+        raise TargetError(
+            f"foil {token_text(model.tokenizer, target_id)!r}",
+            "it is the target",
+            "A foil is another token than the target",
+            "Choose another foil",
+        )
+
+
+def one_id(model: LanguageModel, text: str | None, token_id: int | None, word: str) -> int | None:
+    """The token that is given as text or as id; None if it is not given.
+
+    Raises:
+        TargetError: given twice, or not one unmistakable token of the model.
+    """
     if text is not None and token_id is not None:
         raise TargetError(
             f"{word} {text!r} and {word} id {token_id}",
