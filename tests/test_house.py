@@ -19,6 +19,7 @@ ROOMS = (
     "errors",
     "axes",
     "prompts",
+    "prompt_sets",
     "columns",
     "interventions",
     "figures",
