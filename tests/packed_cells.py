@@ -15,12 +15,12 @@ import jaxtyping
 import numpy as np
 from families import PACKED_TYPES, VARIANTS, tiny_variant
 from pairwise import Item, pairwise_cover
+from posing import posed
 
 import lesion
 from lesion.engines.engine import Outcome
 from lesion.engines.packed import PackedEngine
 from lesion.engines.reference import ReferenceEngine
-from lesion.experiments.questions import questions_of
 from lesion.interventions.lesion import Lesion
 from lesion.interventions.selection import Selection
 from lesion.models.language_model import LanguageModel
@@ -188,7 +188,7 @@ def prompts_at(model: LanguageModel, position: str) -> tuple[Prompt, ...]:
     """What is measured together at a position."""
     first = question(TEXT, foil_id=9)
     if position == "every":
-        return questions_of(model, EVERY_TEXT, None, None, None, None, "every").each
+        return posed(model, EVERY_TEXT, "every").each
     if position == "prompts":
         return (
             first,

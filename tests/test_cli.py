@@ -83,7 +83,7 @@ def test_without_a_target_it_is_the_models_own_and_said_so(
 ) -> None:
     cli.main(["sweep", "--prompt", PROMPT, "--fractions", "0.1", "--layers", "0", "--out", "run"])
     assert "(none was given: the model's own top token)" in capsys.readouterr().out
-    assert lesion.open("run").manifest.prompts[0].target_source == "top"
+    assert lesion.open("run").prompts[0].target_source == "top"
 
 
 def test_scope_all_draws_the_dose(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def sweep(planted: PlantedModel, **words: Any) -> list[dict[str, Any]]:
     """The rows of a sweep of the planted prompt, target and foil."""
     model = load(planted)
     run = lesion.sweep(model, planted.prompt, planted.target, foil=planted.foil, **words)
-    assert run.manifest.prompts[0].token_ids == planted.prompt_ids
+    assert run.prompts[0].token_ids == planted.prompt_ids
     return run.table.to_pylist()
 
 

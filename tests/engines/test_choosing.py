@@ -53,8 +53,8 @@ def swept(model: LanguageModel, **words: Any) -> Run:
 
 def chosen(run: Run) -> tuple[str, str]:
     """The engine that ran, and the reason that the run gives."""
-    assert set(run.table["engine"].to_pylist()) == {run.manifest.engine.name}
-    return run.manifest.engine.name, run.manifest.engine.reason
+    assert set(run.table["engine"].to_pylist()) == {run.measuring.engine}
+    return run.measuring.engine, run.measuring.reason
 
 
 def check_refused(model: LanguageModel, reason: str, **words: Any) -> None:
@@ -64,7 +64,7 @@ def check_refused(model: LanguageModel, reason: str, **words: Any) -> None:
     found = swept(model, **words)
     assert chosen(found) == ("reference", f"auto: {reason}")
     assert found.table.equals(asked.table)
-    assert found.manifest.engine.self_check is None
+    assert found.measuring.self_check is None
     with pytest.raises(EngineRefused) as error:
         swept(model, **words, engine="packed")
     assert str(error.value) == f"the packed engine with {model.name}: {reason}. {REMEDY}"

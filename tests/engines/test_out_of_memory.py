@@ -134,12 +134,12 @@ def test_the_run_says_how_often_the_rows_were_halved(
     monkeypatch.setattr("lesion.engines.packed.default_rows", lambda *_: 32)
     words: dict[str, Any] = {"fractions": "0.1,0.3,0.5,0.9", "scope": "cumulative"}
     before = lesion.sweep(model(), TEXT, "w5", **words)
-    assert (before.manifest.engine.halvings, before.manifest.engine.rows_in_pass) == (0, 32)
+    assert (before.measuring.halvings, before.measuring.rows_in_pass) == (0, 32)
     told: list[tuple[int, int]] = []
     # The self-check's own batches of three prompts of five tokens fit.
     tight(model(), 16, SHORTAGES["the CPU allocator's"])
     run = lesion.sweep(model(), TEXT, "w5", **words, progress=lambda *at: told.append(at))
-    assert (run.manifest.engine.halvings, run.manifest.engine.rows_in_pass) == (2, 8)
+    assert (run.measuring.halvings, run.measuring.rows_in_pass) == (2, 8)
     assert told[-1] == (12, 12)
     assert all(done <= total for done, total in told)
     for mine, other in zip(run.table.to_pylist(), before.table.to_pylist(), strict=True):
@@ -194,7 +194,7 @@ def test_every_token_of_a_text_fits_as_well(tight: Tight) -> None:
     expected = lesion.sweep(model(), TEXT, position="every", fractions="0.1,0.5")
     tight(model(), 16, SHORTAGES["a GPU's"])
     run = lesion.sweep(model(), TEXT, position="every", fractions="0.1,0.5", self_check=False)
-    assert run.manifest.engine.halvings > 0
+    assert run.measuring.halvings > 0
     effects = [table["effect_log_prob"].to_pylist() for table in (run.table, expected.table)]
     assert np.allclose(*effects, rtol=0, atol=1e-9)
 

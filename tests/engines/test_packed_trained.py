@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from packed_cells import Comparison, Oracle, compare, unchecked
+from posing import posed
 
 import lesion
 from lesion.engines.packed import PackedEngine
 from lesion.engines.reference import ReferenceEngine
-from lesion.experiments.questions import questions_of
 from lesion.interventions.lesion import Lesion
 from lesion.models.language_model import LanguageModel
 from lesion.models.loading import shipped_tokenizer
@@ -56,9 +56,7 @@ def trained(name: str, dtype: str) -> LanguageModel:
 def last_token_prompts(name: str, dtype: str) -> list[Prompt]:
     """The prompts whose last token is lesioned, each with the model's own top token as target."""
     model = trained(name, dtype)
-    return [
-        questions_of(model, text, None, None, None, None, "last").text for text in (*SHORT, LONG)
-    ]
+    return [posed(model, text).whole for text in (*SHORT, LONG)]
 
 
 def lesions(model: LanguageModel, sites: Sequence[str]) -> list[Lesion]:
@@ -124,7 +122,7 @@ def test_last_tokens_equal_the_reference(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_token_of_a_sentence_equals_the_reference(name: str, dtype: str) -> None:
     model = trained(name, dtype)
-    each = questions_of(model, SENTENCE, None, None, None, None, "every").each
+    each = posed(model, SENTENCE, "every").each
     assert len(each) > 12
     assert_alike(name, dtype, each, lesions(model, ["pre"])[::3])
 

@@ -38,7 +38,7 @@ def swept(model: LanguageModel, **words: Any) -> Run:
 
 def checked(model: LanguageModel, **words: Any) -> bool:
     """Whether a sweep was compared."""
-    return swept(model, **words).manifest.engine.self_check is not None
+    return swept(model, **words).measuring.self_check is not None
 
 
 # When
@@ -120,7 +120,7 @@ def test_nothing_is_checked_where_nothing_was_measured_by_the_packed_engine() ->
 
 def test_the_comparison_is_stored_with_the_run(tmp_path: Path) -> None:
     run = swept(tiny_model("llama", "float32"))
-    check = run.manifest.engine.self_check
+    check = run.measuring.self_check
     assert (check.prompt_id, check.lesions, check.near_ties) == (0, 3, 0)
     assert 0 <= check.difference < check.tolerance == 1e-4
     assert 0 < check.seconds < 60
@@ -164,7 +164,7 @@ def test_of_a_text_the_middle_token_is_checked(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("lesion.experiments.records.self_check", noted)
     run = lesion.sweep(tiny_model("gpt2"), TEXT, position="every", fractions="0.3")
     assert asked == [PROMPT.token_ids[:3]]
-    assert run.manifest.engine.self_check.lesions == 3
+    assert run.measuring.self_check.lesions == 3
 
 
 # A wrong engine
@@ -245,7 +245,7 @@ def test_a_wrong_packed_engine_is_stopped(
     found = FAILURE.fullmatch(str(error.value))
     assert found is not None, str(error.value)
     assert found[2] is not None or float(found[1]) > float(found[3])
-    assert swept(model, replace="zero", engine="reference").manifest.engine.self_check is None
+    assert swept(model, replace="zero", engine="reference").measuring.self_check is None
 
 
 def test_the_whole_text_of_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def test_what_neither_engine_can_measure_is_no_difference() -> None:
         model.blocks[2].down.weight[0, 0] = torch.nan
     run = swept(model)
     assert set(run.table["status"].to_pylist()) == {"nonfinite"}
-    assert run.manifest.engine.self_check.difference == 0.0
+    assert run.measuring.self_check.difference == 0.0
 
 
 # Near ties
@@ -361,9 +361,9 @@ def test_a_near_tie_at_the_edge_is_reported_by_both_engines_and_the_run() -> Non
     model, _, _ = tied_model(1e-7)
     for engine in ("packed", "reference"):
         run = swept(model, fractions="0.084,0.5", layers=1, engine=engine, replace="zero")
-        assert run.manifest.engine.near_ties == 1
-        if run.manifest.engine.self_check is not None:
-            assert run.manifest.engine.self_check.near_ties == 0  # the same neurons in both
+        assert run.measuring.near_ties == 1
+        if run.measuring.self_check is not None:
+            assert run.measuring.self_check.near_ties == 0  # the same neurons in both
 
 
 # Half precision
@@ -403,7 +403,7 @@ def test_rounding_in_half_precision_is_no_failure(dtype: str, model_type: str) -
                 model, TEXT, target_id=int(target_id), fractions="0.1,0.5", site=site,
                 replace=replace,
             )  # fmt: skip
-            found = run.manifest.engine.self_check
+            found = run.measuring.self_check
             assert found is not None
             assert found.difference <= found.tolerance
 
@@ -414,7 +414,7 @@ def test_the_noise_floor_is_stored_and_marks_the_effects_below_it(
     dtype: str, engine: str, tmp_path: Path
 ) -> None:
     run = swept(half(dtype), engine=engine, self_check=False, fractions="0.03,0.1,0.5,0.9")
-    floor = run.manifest.engine.noise_floor
+    floor = run.measuring.noise_floor
     eps = torch.finfo(getattr(torch, dtype)).eps
     rows = run.table.to_pylist()
     assert floor >= eps * abs(rows[0]["clean_logit"]) > 0
@@ -440,7 +440,7 @@ def test_an_effect_of_nothing_is_below_the_noise(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_full_precision_has_no_noise_floor(dtype: str) -> None:
     run = swept(tiny_model("gpt2", dtype))
-    assert run.manifest.engine.noise_floor is None
+    assert run.measuring.noise_floor is None
     assert run.table["below_noise"].null_count == len(run.table)
 
 

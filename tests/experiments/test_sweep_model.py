@@ -93,12 +93,12 @@ def test_a_model_with_hooks_of_its_own_is_left_to_the_reference_engine() -> None
     model = tiny_model("gpt2")
     handle = model.hf_model.transformer.h[1].mlp.register_forward_hook(lambda *_: None)
     run = lesion.sweep(model, PROMPT, TARGET, fractions=0.5)
-    assert (run.manifest.engine.name, run.manifest.engine.reason) == (
+    assert (run.measuring.engine, run.measuring.reason) == (
         "reference",
         "auto: it carries hooks of its own, which may mean another token than the packed rows",
     )
     handle.remove()
-    assert lesion.sweep(model, PROMPT, TARGET, fractions=0.5).manifest.engine.name == "packed"
+    assert lesion.sweep(model, PROMPT, TARGET, fractions=0.5).measuring.engine == "packed"
 
 
 # A lesion that leaves no trace

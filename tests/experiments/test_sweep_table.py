@@ -81,7 +81,7 @@ def test_rows_name_the_experiment(tiny: Tiny) -> None:
         "engine": "packed", "status": "ok", "draw": None, "position": 6, "below_noise": None,
     }  # fmt: skip
     assert {name: row[name] for name in named} == named
-    assert run.manifest.prompts[0].token_ids == TOKEN_IDS
+    assert run.prompts[0].token_ids == TOKEN_IDS
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def test_without_a_target_it_is_the_likeliest_token(tiny: Tiny) -> None:
     with torch.no_grad():
         likeliest = int(model.hf_model(torch.tensor([TOKEN_IDS])).logits[0, -1].argmax())
     run = lesion.sweep(model, PROMPT, fractions=0.5)
-    prompt = run.manifest.prompts[0]
+    prompt = run.prompts[0]
     assert (prompt.target_source, prompt.target_id) == ("top", likeliest)
     assert set(run.table["target_id"].to_pylist()) == {likeliest}
     assert set(run.table["target"].to_pylist()) == {f"w{likeliest}"}
     given = lesion.sweep(model, PROMPT, target_id=likeliest, fractions=0.5)
-    assert given.manifest.prompts[0].target_source == "given"
+    assert given.prompts[0].target_source == "given"
     assert given.table.equals(run.table)
 
 

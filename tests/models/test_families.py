@@ -406,7 +406,7 @@ def test_the_text_model_of_a_multimodal_gemma_3_is_taken_out_as_the_page_says() 
     with torch.inference_mode():
         assert torch.equal(logits(model), gemma(TOKENS).logits[0])
     run = lesion.sweep(model, "w3 w1 w4", "w5", fractions=0.5)
-    assert run.manifest.engine.name == "packed"
+    assert run.measuring.engine == "packed"
     assert (run.frame()["effect_log_prob"].abs() > 1e-5).all()
 
 
