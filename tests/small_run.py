@@ -1,12 +1,23 @@
 """A run of a few rows, built by hand from a manifest and a table; nothing here needs torch."""
 
 import datetime
+import hashlib
 
 import pyarrow as pa
 
 from lesion.columns import SWEEP_SCHEMA
-from lesion.runs.manifest import EngineRecord, Manifest, ModelRecord, PromptRecord, TokenRecord
-from lesion.runs.run import Run
+from lesion.runs.manifest import (
+    EngineRecord,
+    FingerprintRecord,
+    Manifest,
+    MeasuringRecord,
+    ModelRecord,
+    PromptRecord,
+    PromptsRecord,
+    TokenRecord,
+)
+from lesion.runs.run import Run, held_run
+from lesion.runs.shard import Shard
 
 PROMPT, TARGET = "It was a dark and stormy", " night"
 FRACTIONS = (0.01, 0.1, 0.5)
@@ -19,7 +30,6 @@ def manifest(**changed: object) -> Manifest:
     fields = {
         "experiment": "sweep",
         "created": datetime.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=datetime.UTC),
-        "seconds": 1.25,
         "plan": {
             "select": ["top", "random"],
             "fractions": ["0.01", "0.10", "0.5"],
@@ -42,36 +52,60 @@ def manifest(**changed: object) -> Manifest:
             dtype="float32",
             device="cpu",
             attention=None,
+            fingerprint=FingerprintRecord(weights="a" * 64, config="b" * 64, tokenizer="c" * 64),
         ),
-        "engine": EngineRecord(
-            name="reference",
-            reason="asked for",
-            threads=2,
-            rows_in_pass=None,
-            halvings=0,
-            self_check=None,
-            near_ties=0,
-            noise_floor=None,
-        ),
-        "prompts": (
-            PromptRecord(
-                prompt_id=0,
-                text=PROMPT,
-                token_ids=(1, 2, 3),
-                target=TARGET,
-                target_id=7,
-                target_source="given",
-                foil=None,
-                foil_id=None,
-                predictions=1,
-                clean_log_prob=CLEAN_LOG_PROB,
-                clean_target_rank=1,
-                clean_top=(TokenRecord(token_id=7, token=TARGET, prob=0.6),),
-            ),
+        "engine": EngineRecord(asked="reference", threads=2, memory_bytes=None, self_check=True),
+        "prompts": PromptsRecord(
+            name="prompts",
+            sha256="d" * 64,
+            rows=1,
+            limit=None,
+            unit_size=32,
+            target_mode="one",
+            truncate="refuse",
+            bad_rows=0,
+            bad=(),
         ),
         "versions": {"lesion": "0.1.0", "python": "3.11"},
     }
     return Manifest(**(fields | changed))
+
+
+def prompt(**changed: object) -> PromptRecord:
+    """What was asked of the one prompt, with some of its fields changed."""
+    fields = {
+        "prompt_id": 0,
+        "text": PROMPT,
+        "token_ids": (1, 2, 3),
+        "target": TARGET,
+        "target_ids": (7,),
+        "target_source": "given",
+        "foil": None,
+        "foil_id": None,
+        "group": "0",
+        "carried": None,
+        "truncated": 0,
+        "predictions": 1,
+        "clean_log_prob": CLEAN_LOG_PROB,
+        "clean_target_rank": 1,
+        "clean_top": (TokenRecord(token_id=7, token=TARGET, prob=0.6),),
+    }
+    return PromptRecord(**(fields | changed))
+
+
+def measuring(**changed: object) -> MeasuringRecord:
+    """How a unit was measured, with some of its fields changed."""
+    fields = {
+        "engine": "reference",
+        "reason": "asked for",
+        "seconds": 1.25,
+        "rows_in_pass": None,
+        "halvings": 0,
+        "self_check": None,
+        "near_ties": 0,
+        "noise_floor": None,
+    }
+    return MeasuringRecord(**(fields | changed))
 
 
 def row(layer: int | None, fraction: float, effect: float | None, **changed: object) -> dict:
@@ -95,6 +129,10 @@ def row(layer: int | None, fraction: float, effect: float | None, **changed: obj
         "scope": "each",
         "engine": "reference",
         "status": "empty",
+        "target_source": "given",
+        "group": "0",
+        "carried": None,
+        "row_key": hashlib.sha256(f"{layer} {fraction}".encode()).hexdigest()[:32],
     }
     if effect is not None:
         values |= {
@@ -128,6 +166,13 @@ def table(*rows: dict) -> pa.Table:
     return pa.Table.from_pylist(list(found), schema=SWEEP_SCHEMA)
 
 
-def small_run() -> Run:
-    """A run of one prompt, three blocks and three fractions."""
-    return Run(manifest(), table())
+def shard(unit: int = 0, **changed: object) -> Shard:
+    """One finished unit, with some of its parts changed."""
+    fields = {"table": table(), "prompts": (prompt(),), "measuring": measuring()}
+    return Shard(unit, **(fields | changed))
+
+
+def small_run(*rows: dict, asked: Manifest | None = None, **changed: object) -> Run:
+    """A run of one prompt, three blocks and three fractions, or of these rows."""
+    parts = ({"table": table(*rows)} if rows else {}) | changed
+    return held_run(asked or manifest(), [shard(0, **parts)])

@@ -10,7 +10,6 @@ import pyarrow.fs
 
 from lesion.runs.manifest import UnitRecord
 
-
 LOCK = "run.lock"
 """The file or object by which a process holds a run."""
 

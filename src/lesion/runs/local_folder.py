@@ -9,8 +9,8 @@ it, whatever dies, the machine included:
 4. fsync the directory, so that the name is durable as well.
 
 `units.log` holds one line a finished unit, each with its own checksum: a torn or flipped line is
-left out, and its unit is found again by its shard. `run.lock` is held by the process that writes, and
-names it (`runs/file_lock.py`).
+left out, and its unit is found again by its shard. `run.lock` is held by the process that writes,
+and names it (`runs/file_lock.py`).
 """
 
 import contextlib
