@@ -126,7 +126,10 @@ class StoredShards(Shards):
                 page_checksum_verification=True
             )
         )
-        return ds.dataset(paths, schema=SWEEP_SCHEMA, filesystem=filesystem, format=checked)
+        try:
+            return ds.dataset(paths, schema=SWEEP_SCHEMA, filesystem=filesystem, format=checked)
+        except UnicodeEncodeError:  # Arrow knows no directory whose name is no text
+            return ds.dataset([shard.table for shard in self])
 
 
 def damaged(folder: Folder, found: str) -> RunDamaged:
