@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lesion.interventions.replacement import constant
     from lesion.interventions.selection import band, bottom, neuron_set, random, top
     from lesion.models.loading import load
+    from lesion.runs.compare import compare
     from lesion.runs.run import open_run as open
 
 _HOMES = {
@@ -24,6 +25,7 @@ _HOMES = {
     "Lesion": "lesion.interventions.lesion:Lesion",
     "band": "lesion.interventions.selection:band",
     "bottom": "lesion.interventions.selection:bottom",
+    "compare": "lesion.runs.compare:compare",
     "constant": "lesion.interventions.replacement:constant",
     "load": "lesion.models.loading:load",
     "neuron_set": "lesion.interventions.selection:neuron_set",
@@ -38,6 +40,7 @@ __all__ = [
     "LesionError",
     "band",
     "bottom",
+    "compare",
     "constant",
     "load",
     "neuron_set",

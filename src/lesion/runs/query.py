@@ -50,13 +50,12 @@ def table_of(shards: Shards, sql: str) -> pa.Table:
 
 
 @contextlib.contextmanager
-def _answer(shards: Shards, sql: str) -> Iterator[duckdb.DuckDBPyConnection]:
+def _answer(shards: Shards, sql: str) -> Iterator[duckdb.DuckDBPyRelation]:
     with duckdb.connect(config=_SEALED) as connection:
         try:
-            statements = connection.extract_statements(sql)
-            _check_reads(sql, statements)
+            _check_reads(sql, connection.extract_statements(sql.encode().decode()))
             connection.register("rows", _rows(shards))
-            yield connection.execute(statements[0])
+            yield connection.sql(sql)
         except (duckdb.Error, UnicodeError) as error:
             raise _bad_query(sql, str(error).splitlines()[0].rstrip(".")) from error
 
