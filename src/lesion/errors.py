@@ -26,6 +26,7 @@
         ├── UnitFailed (RuntimeError)       a unit of work failed as often as it may
         ├── RunNotFound (FileNotFoundError) no run where one is to be read
         └── RunDamaged (ValueError)         a shard that is not what was written
+            └── BadShard                    bytes that do not prove themselves to be a shard
 
 The command prints any of them without a traceback and exits with 2.
 """
@@ -146,3 +147,7 @@ class RunNotFound(RunError, FileNotFoundError):
 
 class RunDamaged(RunError, ValueError):
     """A shard of a run is not the one that was written."""
+
+
+class BadShard(RunDamaged):
+    """Bytes that are no shard, or not as they were written."""

@@ -77,7 +77,7 @@ def test_the_packed_engine_runs_the_families_that_it_is_proved_for(model_type: s
     reason = f"auto: the packed engine is proved for {FAMILY_NAMES[model_type]}"
     run = swept(model)
     assert chosen(run) == ("packed", reason)
-    assert run.manifest.plan["engine"] == "auto"
+    assert run.manifest.engine.asked == "auto"
     for position in (-1, 3):
         assert chosen(swept(model, position=position, self_check=False)) == ("packed", reason)
 
@@ -86,7 +86,7 @@ def test_an_engine_that_was_asked_for_runs() -> None:
     for word in ("packed", "reference"):
         run = swept(tiny("gpt2"), engine=word)
         assert chosen(run) == (word, "asked for")
-        assert run.manifest.plan["engine"] == word
+        assert run.manifest.engine.asked == word
 
 
 @pytest.mark.parametrize("model_type", REFERENCE_TYPES)

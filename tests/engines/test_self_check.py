@@ -126,12 +126,10 @@ def test_the_comparison_is_stored_with_the_run(tmp_path: Path) -> None:
     assert 0 < check.seconds < 60
     run.save(tmp_path / "run", figures=False)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["plan"]["self_check"] is True
-    assert record["engine"]["self_check"] == {
-        "prompt_id": 0, "lesions": 3, "difference": check.difference, "tolerance": 1e-4,
-        "near_ties": 0, "seconds": check.seconds,
-    }  # fmt: skip
-    assert lesion.open(tmp_path / "run").manifest == run.manifest
+    assert record["engine"]["self_check"] is True
+    again = lesion.open(tmp_path / "run")
+    assert again.measuring.self_check == check
+    assert again.manifest == run.manifest
 
 
 def test_without_the_self_check_none_runs_and_the_run_says_so(
@@ -143,8 +141,8 @@ def test_without_the_self_check_none_runs_and_the_run_says_so(
         run = swept(model, self_check=False)
     run.save(tmp_path / "run", figures=False)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["plan"]["self_check"] is False
-    assert record["engine"]["self_check"] is None
+    assert record["engine"]["self_check"] is False
+    assert lesion.open(tmp_path / "run").measuring.self_check is None
     assert run.table.equals(swept(model).table)
 
 
@@ -161,7 +159,7 @@ def test_of_a_text_the_middle_token_is_checked(monkeypatch: pytest.MonkeyPatch) 
         asked.append(prompt.token_ids)
         return self_check.self_check(model, prompt, *others)
 
-    monkeypatch.setattr("lesion.experiments.records.self_check", noted)
+    monkeypatch.setattr("lesion.experiments.measuring.self_check", noted)
     run = lesion.sweep(tiny_model("gpt2"), TEXT, position="every", fractions="0.3")
     assert asked == [PROMPT.token_ids[:3]]
     assert run.measuring.self_check.lesions == 3
@@ -422,7 +420,7 @@ def test_the_noise_floor_is_stored_and_marks_the_effects_below_it(
     for row in rows:
         assert row["below_noise"] == (abs(row["effect_log_prob"]) < floor)
     run.save(tmp_path / "run", figures=False)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["engine"]["noise_floor"] == floor
+    assert lesion.open(tmp_path / "run").measuring.noise_floor == floor
     assert lesion.open(tmp_path / "run").table.equals(run.table)
 
 
@@ -433,7 +431,7 @@ def test_an_effect_of_nothing_is_below_the_noise(monkeypatch: pytest.MonkeyPatch
     rows = swept(model, fractions="0.5").table.to_pylist()
     assert [row["below_noise"] for row in rows if row["layer"] == 2] == [True]
     assert rows[2]["effect_log_prob"] == 0.0
-    monkeypatch.setattr("lesion.experiments.records.noise_floor", lambda *_: 0.0)
+    monkeypatch.setattr("lesion.experiments.measuring.noise_floor", lambda *_: 0.0)
     assert not any(swept(model, fractions="0.5").table["below_noise"].to_pylist())
 
 

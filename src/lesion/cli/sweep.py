@@ -57,7 +57,6 @@ def sweep(
     out: str | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     workers: int = 1,
-    cluster: str | None = None,
     plan: Annotated[bool, Parameter(negative="")] = False,
     max_nonfinite: float = 0.05,
 ) -> None:
@@ -128,14 +127,12 @@ def sweep(
     seed
         Of random selections.
     out
-        Directory of the run, or s3://BUCKET/RUN; omitted, a name in runs/ that tells the model and
+        Directory of the run; omitted, a name in runs/ that tells the model and
         the plan. The same command again does only what is missing there.
     overwrite
         Begin anew where a run stands.
     workers
         So many processes, each with the model; on GPUs one a GPU.
-    cluster
-        Measure on a Ray cluster: its address, or local.
     plan
         Print what it would take, and do nothing.
     max_nonfinite
@@ -164,7 +161,7 @@ def sweep(
         _print_plan(loading, asked | choices, console)
         return
     place = out or default_place(model, asked | choices)
-    _run(place, overwrite, loading, asked | choices, (workers, cluster), max_nonfinite, console)
+    _run(place, overwrite, loading, asked | choices, workers, max_nonfinite, console)
 
 
 def _run(
@@ -172,7 +169,7 @@ def _run(
     overwrite: bool,
     loading: dict[str, Any],
     words: dict[str, Any],
-    spread: tuple[int, str | None],
+    workers: int,
     max_nonfinite: float,
     console: "Console",
 ) -> None:
@@ -185,7 +182,7 @@ def _run(
     with claim(place, overwrite=overwrite) as writer:
         study = _study(loading, words)
         watch = UnitProgress(place)
-        study.run(writer, *spread, overwrite=overwrite, watch=watch)
+        study.run(writer, workers, overwrite=overwrite, watch=watch)
         run = open_run(place)
         print_run(run, console)
         drawn = run.shards.rows <= DRAWN_ROWS

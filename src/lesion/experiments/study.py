@@ -135,20 +135,19 @@ class Study:
         self,
         writer: RunWriter,
         workers: int,
-        cluster: str | None,
         *,
         overwrite: bool,
         watch: Watch,
     ) -> None:
-        """Measure what is missing in a directory, here, in several processes or on a cluster.
+        """Measure what is missing in a directory, here or in several processes.
 
         Raises:
             RunDiffers: another run stands there.
             InvalidChoice: several processes with a model that they cannot load.
         """
         stored = None if overwrite else writer.stored
-        measuring = self.measuring(stored, workers if cluster is None else 1)
-        way = self._way(measuring, workers, cluster)
+        measuring = self.measuring(stored, workers)
+        way = self._way(measuring, workers)
         manifest = self._manifest(measuring, self._checked(stored))
         writer.begin(manifest, overwrite=overwrite)
         size = manifest.prompts.unit_size
@@ -171,18 +170,14 @@ class Study:
             threads, memory,
         )  # fmt: skip
 
-    def _way(self, measuring: Measuring, workers: int, cluster: str | None) -> Way:
+    def _way(self, measuring: Measuring, workers: int) -> Way:
         if workers < 1:
             rule = "Workers are processes that measure, at least one"
             raise InvalidChoice(f"workers {workers}", "there is none", rule, "Pass workers=2")
         here = UnitMeasuring(self.model, measuring)  # refuses layers that the model does not have
-        if workers == 1 and cluster is None:
+        if workers == 1:
             return Here(here)
         job = self._job(measuring)
-        if cluster is not None:
-            from lesion.runs.cluster import Cluster  # noqa: PLC0415
-
-            return Cluster(job, cluster, workers)
         gpus = torch.cuda.device_count() if job.device.startswith("cuda") else workers
         if workers > gpus:
             rule = "On GPUs each worker has its own"

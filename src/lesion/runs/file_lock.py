@@ -41,13 +41,12 @@ class FileLock(Lock):
                     "Wait for it, or end it and repeat the command: what is finished stays",
                 )
             time.sleep(0.01)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.disk.close, self.file)
             self.disk.empty(self.file)
-            owner = {"pid": os.getpid(), "host": socket.gethostname()}
-            self.disk.write(self.file, json.dumps(owner).encode())
-        except BaseException:
-            self.disk.close(self.file)
-            raise
+            own = {"pid": os.getpid(), "host": socket.gethostname()}
+            self.disk.write(self.file, json.dumps(own).encode())
+            stack.pop_all()
 
     def _taken(self) -> bool:
         self.file_path.parent.mkdir(parents=True, exist_ok=True)  # who let go may have removed it
@@ -55,22 +54,20 @@ class FileLock(Lock):
             self.file = self.disk.open_end(self.file_path)
         except FileNotFoundError:
             return False
-        try:
-            self.disk.lock(self.file)
-            if _is_at(self.file, self.file_path):
-                return True
-        except BlockingIOError:
-            pass
-        except BaseException:
-            self.disk.close(self.file)
-            raise
-        self.disk.close(self.file)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.disk.close, self.file)
+            with contextlib.suppress(BlockingIOError):
+                self.disk.lock(self.file)
+                if _is_at(self.file, self.file_path):
+                    stack.pop_all()
+                    return True
         return False
 
     def release(self) -> None:
-        for step in (lambda: self.disk.remove(self.file_path), lambda: self.disk.close(self.file)):
-            with contextlib.suppress(OSError):  # what was written is durable already
-                step()
+        with contextlib.suppress(OSError):  # what was written is durable already
+            self.disk.remove(self.file_path)
+        with contextlib.suppress(OSError):
+            self.disk.close(self.file)
 
 
 def _is_at(file: int, path: Path) -> bool:

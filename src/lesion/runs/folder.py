@@ -105,3 +105,7 @@ class Folder(ABC):
     @abstractmethod
     def records(self) -> dict[int, UnitRecord]:
         """The finished units that are written down, by number; what is damaged is left out."""
+
+    def damaged_records(self) -> list[str]:
+        """What is written down of finished units and cannot be used, in words."""
+        return []

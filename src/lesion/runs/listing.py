@@ -18,8 +18,9 @@ from lesion.errors import RunDamaged, RunError, RunNotFound
 from lesion.runs.folder import Folder
 from lesion.runs.manifest import Manifest
 from lesion.runs.opening import open_folder
+from lesion.runs.run_json import MANIFEST, read_manifest
 from lesion.runs.shard import shard_name
-from lesion.runs.store import MANIFEST, SHARDS, read_manifest, sound_record, stored_units
+from lesion.runs.store import SHARDS, sound_record, stored_units
 
 _OLDEST = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 

@@ -173,12 +173,19 @@ class LocalFolder(Folder):
         self.put(LOG, b"".join(map(_line, entries)))
 
     def records(self) -> dict[int, UnitRecord]:
-        return {entry.unit: entry for entry in map(entry_of, self.log_lines()) if entry is not None}
+        return {entry.unit: entry for entry in map(entry_of, self._lines()) if entry is not None}
 
-    def log_lines(self) -> list[bytes]:
+    def damaged_records(self) -> list[str]:
+        return [
+            f"line {number} is not as it was written"
+            for number, line in enumerate(self._lines(), start=1)
+            if line and entry_of(line) is None
+        ]
+
+    def _lines(self) -> list[bytes]:
         """The lines of `units.log`, whatever they hold."""
         try:
-            return [line for line in self.read(LOG).split(b"\n") if line]
+            return self.read(LOG).split(b"\n")
         except FileNotFoundError:
             return []
 

@@ -1,24 +1,24 @@
-"""From a path to the place that it means: a directory here, or an object store."""
+"""From a path to the place that it means."""
 
 from pathlib import Path
 
+from lesion.errors import RunNotWritable
 from lesion.runs.folder import Folder
 from lesion.runs.local_folder import LocalFolder
 
 
-def is_remote(path: str | Path) -> bool:
-    """Whether a path names an object store (`s3://bucket/run`)."""
-    return "://" in str(path) and not str(path).startswith("file://")
-
-
 def open_folder(path: str | Path) -> Folder:
-    """The place that a path means.
+    """The place that a path means: a directory here.
 
     Raises:
-        RunNotWritable: an object store whose library is not installed.
+        RunNotWritable: an object store.
     """
-    if is_remote(path):
-        from lesion.runs.object_folder import ObjectFolder
-
-        return ObjectFolder(str(path))
-    return LocalFolder(Path(str(path).removeprefix("file://")))
+    text = str(path)
+    if "://" in text and not text.startswith("file://"):
+        raise RunNotWritable(
+            f"run in {text}",
+            "it is no directory of this machine",
+            "This version keeps runs in directories",
+            "Pass a path, and copy the finished directory where it is wanted",
+        )
+    return LocalFolder(Path(text.removeprefix("file://")))

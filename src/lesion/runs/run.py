@@ -13,16 +13,10 @@ from lesion.columns import SWEEP_SCHEMA
 from lesion.errors import RunExists
 from lesion.runs.manifest import Manifest, PromptRecord, SelfCheckRecord
 from lesion.runs.opening import open_folder
+from lesion.runs.run_json import read_manifest
 from lesion.runs.shard import Shard, shard_name
 from lesion.runs.shards import HeldShards, Shards, StoredShards, damaged
-from lesion.runs.store import (
-    FIGURES,
-    RunWriter,
-    claim,
-    read_manifest,
-    sound_record,
-    stored_units,
-)
+from lesion.runs.store import FIGURES, RunWriter, claim, sound_record, stored_units
 
 _NULLABLE = {pa.int64(): pd.Int64Dtype()}
 FIGURE_SUFFIXES = (".html", ".png")

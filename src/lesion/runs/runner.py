@@ -2,7 +2,7 @@
 
 1. The units that are finished stay as they are.
 2. Every open unit is measured and committed: by this process, or by workers that hold the model
-   (`runs/workers.py`, `runs/cluster.py`).
+   (`runs/workers.py`).
 3. Then the shards that were finished before are read: one that is not what was written is set
    aside, and its unit is open again.
 """
@@ -84,7 +84,7 @@ class Watch:
 
 
 Way = Callable[[RunWriter, Iterable[Unit], Watch], None]
-"""How units are measured and committed: here, by workers, on a cluster."""
+"""How units are measured and committed: here, or by workers."""
 
 
 def run_units(writer: RunWriter, open_units: OpenUnits, way: Way, watch: Watch) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from lesion.columns import SWEEP_SCHEMA
+from lesion.errors import BadShard
 from lesion.runs.manifest import Manifest, MeasuringRecord, PromptRecord, UnitRecord
 
 _UNIT, _MANIFEST, _PROMPTS, _SEAL = (
@@ -24,10 +25,6 @@ _UNIT, _MANIFEST, _PROMPTS, _SEAL = (
     b"lesion.seal",
 )
 _PROMPT_RECORDS = TypeAdapter(tuple[PromptRecord, ...])
-
-
-class BadShard(ValueError):
-    """Bytes that are no shard, or not as they were written; the text says what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,18 +94,18 @@ def from_bytes(content: bytes) -> tuple[Shard, Manifest]:
         seal = words[_SEAL]
         blank = content.replace(seal, _placeholder(unit["key"], unit["unit"]))
         if hashlib.sha256(blank).hexdigest().encode() != seal:
-            raise BadShard("its seal is broken: a bit is not as it was written")
+            raise bad_shard("its seal is broken: a bit is not as it was written")
         # Some kilobytes: handing them to other threads costs more than reading them.
         table = file.read(use_threads=False)
         manifest = Manifest.model_validate_json(words[_MANIFEST])
         prompts = _PROMPT_RECORDS.validate_json(words[_PROMPTS])
         return Shard(unit["unit"], table.cast(SWEEP_SCHEMA), prompts, None), manifest
     except ValidationError as error:
-        raise BadShard(f"it is no shard of this version ({error.title})") from error
+        raise bad_shard(f"it is no shard of this version ({error.title})") from error
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         if isinstance(error, BadShard):
             raise
-        raise BadShard(_one_line(error)) from error
+        raise bad_shard(_one_line(error)) from error
 
 
 def _placeholder(key: str, unit: int) -> bytes:
@@ -118,3 +115,13 @@ def _placeholder(key: str, unit: int) -> bytes:
 def _one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def bad_shard(found: str) -> BadShard:
+    """The error of bytes that do not prove themselves to be a shard."""
+    return BadShard(
+        "read a shard",
+        found,
+        "A shard is a Parquet file whose pages and seal prove that it is as it was written",
+        "Set it aside with lesion verify RUN --repair, and repeat the command that wrote the run",
+    )

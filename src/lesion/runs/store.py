@@ -8,8 +8,6 @@
 
 A unit is finished when its shard stands under its name and its record is written down. Whatever is
 found to be damaged is set aside as `….bad` and measured again; nothing of it is ever served.
-
-Equal results (`_check_same`) are those that differ by rounding at most.
 """
 
 import contextlib
@@ -20,18 +18,15 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import ValidationError
-
-from lesion.errors import RunDamaged, RunDiffers, RunExists, RunNotFound
+from lesion.errors import BadShard, RunDamaged, RunDiffers, RunExists, RunNotFound
+from lesion.runs.equality import check_same
 from lesion.runs.folder import LOCK, Folder, Lock
-from lesion.runs.manifest import SCHEMA_VERSION, Manifest, UnitRecord, differences
+from lesion.runs.manifest import Manifest, UnitRecord, differences
 from lesion.runs.opening import open_folder
-from lesion.runs.shard import BadShard, Shard, from_bytes, shard_name, to_bytes
+from lesion.runs.run_json import MANIFEST, manifest_bytes, read_manifest
+from lesion.runs.shard import Shard, bad_shard, from_bytes, shard_name, to_bytes
 
-MANIFEST, SHARDS, FIGURES = "run.json", "shards", "figures"
+SHARDS, FIGURES = "shards", "figures"
 _WRITTEN = {
     "": re.compile(r"units\.log|run\.json(\.bad\d*)?"),
     SHARDS: re.compile(r"\d{6,}\.parquet(\.bad\d*)?", re.ASCII),
@@ -43,8 +38,6 @@ _MARKS = {MANIFEST, f"{MANIFEST}.bad", SHARDS, "units.log", "commits", LOCK}
 """One of these stands in the directory of every run that was begun."""
 _WORDS = (b'"schema_version"', b'"fingerprint"', b'"checksum"')
 """By these a damaged run.json of ours is told from the one of somebody else."""
-_TOLERANCE = 1e-4
-_IS_RUN = "A run is a directory with run.json and shards/*.parquet"
 _PLACE = "A run is written to a new directory, or over an older run when that is asked for"
 
 
@@ -169,11 +162,10 @@ def claim(path: str | Path, *, overwrite: bool = False) -> Iterator[RunWriter]:
     if before and not before & _MARKS:
         raise _something_else(folder)  # before a lock is written there
     lock = folder.lock()
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
         writer = RunWriter(folder, lock, _stored_manifest(folder, before, overwrite))
-    except BaseException:
-        lock.release()
-        raise
+        stack.pop_all()
     with writer:
         yield writer
 
@@ -197,54 +189,8 @@ def commit_shard(folder: Folder, shard: Shard, manifest: Manifest) -> UnitRecord
         # Damaged, or of a worker whose driver was gone before this run was begun.
         set_aside(folder, shard_name(shard.unit))
         return commit_shard(folder, shard, manifest)
-    _check_same(folder.path, first, shard)
+    check_same(folder.path, first, shard)
     return dataclasses.replace(first, measuring=shard.measuring).record(there)
-
-
-def read_manifest(folder: Folder) -> Manifest:
-    """The manifest of a run.
-
-    Raises:
-        RunNotFound: no run there, or one that this version cannot read.
-        RunDamaged: run.json is not what was written.
-    """
-    asked = f"open {folder.path}"
-    try:
-        content = folder.read(MANIFEST)
-    except FileNotFoundError as error:
-        found = f"run.json cannot be read ({error.strerror})"
-        raise RunNotFound(asked, found, _IS_RUN, "Check the path") from None
-    try:
-        words = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(folder, "it is no JSON") from error
-    if not isinstance(words, dict):
-        raise _damaged(folder, "it is no JSON object")
-    checksum = words.pop("checksum", None)
-    sound = checksum == _checksum(words)
-    version = words.get("schema_version")
-    # Runs of before version 3 have no checksum.
-    if (sound or checksum is None) and type(version) is int and version != SCHEMA_VERSION:
-        raise RunNotFound(
-            asked,
-            f"run.json has schema version {version}",
-            f"This version of lesion reads schema version {SCHEMA_VERSION}",
-            "Open it with the version of lesion that wrote it",
-        )
-    if not sound:
-        raise _damaged(folder, "its checksum is not that of its content")
-    try:
-        return Manifest.model_validate_json(json.dumps(words))
-    except ValidationError as error:
-        raise _damaged(folder, f"it is no manifest ({error.error_count()} errors)") from error
-
-
-def manifest_bytes(manifest: Manifest) -> bytes:
-    """The content of run.json: the manifest, and a checksum over it."""
-    words = json.loads(manifest.model_dump_json())
-    return (
-        json.dumps(words | {"checksum": _checksum(words)}, indent=2, ensure_ascii=False) + "\n"
-    ).encode()
 
 
 def read_unit(folder: Folder, record: UnitRecord, key: str) -> Shard | str:
@@ -259,7 +205,7 @@ def read_unit(folder: Folder, record: UnitRecord, key: str) -> Shard | str:
     except RunDamaged as error:
         return error.found
     except BadShard as error:
-        return f"{name}: {error}"
+        return f"{name}: {error.found}"
     if (manifest.key, shard.unit) != (key, record.unit):
         return f"{name} belongs to another run or unit"
     return dataclasses.replace(shard, measuring=record.measuring)
@@ -267,9 +213,9 @@ def read_unit(folder: Folder, record: UnitRecord, key: str) -> Shard | str:
 
 def _check_as_recorded(content: bytes, record: UnitRecord) -> None:
     if len(content) != record.bytes:
-        raise BadShard(f"it has {len(content)} bytes, and {record.bytes} were written")
+        raise bad_shard(f"it has {len(content)} bytes, and {record.bytes} were written")
     if hashlib.sha256(content).hexdigest() != record.sha256:
-        raise BadShard("it is not what was written (SHA-256)")
+        raise bad_shard("it is not what was written (SHA-256)")
 
 
 def set_aside(folder: Folder, name: str) -> str:
@@ -284,6 +230,15 @@ def set_aside(folder: Folder, name: str) -> str:
     with contextlib.suppress(FileNotFoundError):
         folder.move(name, new)
     return new
+
+
+def looks_like_run(folder: Folder) -> bool:
+    """Whether any file of a run lies there.
+
+    Raises:
+        RunExists: a file stands there.
+    """
+    return bool(folder.entries() & (_MARKS - {LOCK}))
 
 
 def rebuilt_manifest(folder: Folder) -> Manifest | None:
@@ -356,38 +311,6 @@ def _check_same_run(path: str, old: Manifest, new: Manifest) -> None:
         )
 
 
-def _check_same(path: str, first: Shard, second: Shard) -> None:
-    """Refuse a second result of a unit that is not the first up to rounding.
-
-    Raises:
-        RunDamaged: naming the column.
-    """
-    for column in first.table.column_names:
-        if not _equal(first.table[column], second.table[column]):
-            raise RunDamaged(
-                f"commit unit {first.unit} to {path}",
-                f"it was measured twice, and column {column} differs",
-                "The first result of a unit stays, and a second one is equal up to rounding",
-                "Check the machines that measured it; lesion verify tells whether the first is "
-                "sound",
-            )
-
-
-def _equal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
-    """Whether two columns are equal, numbers up to rounding."""
-    if one.equals(other):
-        return True
-    if not one.is_null().combine_chunks().equals(other.is_null().combine_chunks()):
-        return False
-    if pa.types.is_list(one.type):
-        lengths = pc.list_value_length(one).equals(pc.list_value_length(other))
-        return lengths and _equal(pc.list_flatten(one), pc.list_flatten(other))
-    if not pa.types.is_floating(one.type):
-        return False
-    mine, theirs = (each.to_numpy() for each in (one, other))
-    return np.allclose(mine, theirs, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
-
-
 def stored_units(folder: Folder) -> list[tuple[int, int]]:
     """The units whose shards stand in a run, in order, and the sizes of those."""
     found = ((unit_of(name), size) for name, size in folder.sizes(SHARDS).items())
@@ -416,15 +339,6 @@ def unit_of(name: str) -> int | None:
     number = name.partition(".")[0]
     unit = int(number) if number.isdecimal() else -1
     return unit if unit >= 0 and shard_name(unit) == f"{SHARDS}/{name}" else None
-
-
-def _checksum(words: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
-
-
-def _damaged(folder: Folder, found: str) -> RunDamaged:
-    remedy = f"Rebuild it from the shards: lesion verify {folder.path} --repair"
-    return RunDamaged(f"open {folder.path}", f"run.json is damaged ({found})", _IS_RUN, remedy)
 
 
 def _something_else(folder: Folder) -> RunExists:
