@@ -11,7 +11,7 @@ from hostile import HOSTILE
 
 from lesion.errors import RunNotFound
 from lesion.runs.listing import ListedRun, list_runs
-from lesion.runs.store import manifest_bytes
+from lesion.runs.run_json import manifest_bytes
 
 DAY = datetime.timedelta(days=1)
 SHARD = Path("shards/000001.parquet")

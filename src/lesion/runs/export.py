@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from lesion.columns import SWEEP_SCHEMA
 from lesion.errors import InvalidChoice, LesionError, RunExists, RunNotWritable
 from lesion.runs.run import Run
-from lesion.runs.store import MANIFEST
+from lesion.runs.run_json import MANIFEST
 
 Kind = Literal["csv", "parquet"]
 FORMULA = r"^[=+\-@\t\r]"

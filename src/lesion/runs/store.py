@@ -202,10 +202,10 @@ def read_unit(folder: Folder, record: UnitRecord, key: str) -> Shard | str:
         shard, manifest = from_bytes(content)
     except FileNotFoundError:
         return f"{name} is missing"
-    except RunDamaged as error:
-        return error.found
     except BadShard as error:
         return f"{name}: {error.found}"
+    except RunDamaged as error:
+        return error.found
     if (manifest.key, shard.unit) != (key, record.unit):
         return f"{name} belongs to another run or unit"
     return dataclasses.replace(shard, measuring=record.measuring)

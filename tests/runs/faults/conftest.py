@@ -5,10 +5,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from fake_study import conduct, files_in
+from fake_study import UNITS, conduct, files_in
 from fork_server import ForkServer
 
-UNITS = 4
 MEMORY = Path("/dev/shm")
 
 

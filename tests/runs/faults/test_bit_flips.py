@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import UNITS
-from fake_study import conduct, files_in, measured, what_differs
+from fake_study import UNITS, conduct, files_in, measured, what_differs
 
 from lesion.errors import RunDamaged
 from lesion.runs.run import Run, open_run

@@ -1,8 +1,7 @@
 """A run is resumed with what it was begun with: each field that differs is refused by its name."""
 
 import pytest
-from conftest import UNITS
-from fake_study import conduct, files_in, measured, study_manifest
+from fake_study import UNITS, conduct, files_in, measured, study_manifest
 
 from lesion.errors import RunDiffers
 from lesion.runs.manifest import Manifest

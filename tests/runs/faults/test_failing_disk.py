@@ -5,8 +5,7 @@ import os
 import re
 
 import pytest
-from conftest import UNITS
-from fake_study import conduct, finished_in, measured, using, what_differs
+from fake_study import UNITS, conduct, finished_in, measured, using, what_differs
 from faulty_disks import Failing
 
 from lesion.errors import RunDamaged, RunNotWritable

@@ -8,8 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import UNITS
-from fake_study import finished_in, measured, what_differs
+from fake_study import UNITS, finished_in, measured, what_differs
 from fork_server import Ended, ForkServer
 
 DEPTH = 3

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import UNITS
-from fake_study import conduct, files_in, measured, study_manifest, what_differs
+from fake_study import UNITS, conduct, files_in, measured, study_manifest, what_differs
 from mounted import in_own_mounts
 
 from lesion.errors import InvalidChoice, RunExists, RunNotWritable

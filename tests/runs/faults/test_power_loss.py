@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import UNITS
-from fake_study import conduct, remembering, result, study_manifest, using, what_differs
+from fake_study import UNITS, conduct, remembering, result, study_manifest, using, what_differs
 from faulty_disks import Gone, Volatile, WithoutSync
 
 from lesion.runs.local_folder import LocalFolder

@@ -6,8 +6,7 @@ import socket
 import time
 
 import pytest
-from conftest import UNITS
-from fake_study import conduct, measured, study_manifest, what_differs
+from fake_study import UNITS, conduct, measured, study_manifest, what_differs
 
 from lesion.errors import RunInUse
 from lesion.runs.store import claim

@@ -22,9 +22,10 @@ from lesion.runs.disk import Disk
 from lesion.runs.manifest import Manifest
 from lesion.runs.runner import Here, Job, Measure, Watch, Way, run_units
 from lesion.runs.shard import Shard, to_bytes
-from lesion.runs.store import RunWriter, claim
+from lesion.runs.store import claim
 
-ROWS = 2
+UNITS, ROWS = 4, 2
+"""Of a study, and of each of its units, unless a test says otherwise."""
 
 
 def study_manifest(units: int, **changed: object) -> Manifest:
@@ -62,7 +63,7 @@ def counted(counts: Path, seconds: float = 0.0) -> Measure:
 
 @dataclasses.dataclass(frozen=True)
 class FakeJob(Job):
-    """Counted measuring in a worker; `deadly` units kill it so many times, `odd` ones differ."""
+    """Counted measuring in a worker; `deadly` units kill it so many times."""
 
     counts: str
     deadly: tuple[tuple[int, int], ...] = ()
@@ -186,10 +187,3 @@ def _finished_by(log: bytes) -> set[tuple[object, ...]]:
         for entry in entries
         if entry is not None
     }
-
-
-def writer_of(path: Path, units: int) -> RunWriter:
-    """A run that was begun, for tests that hold it."""
-    writer = claim(path).__enter__()
-    writer.begin(study_manifest(units))
-    return writer
