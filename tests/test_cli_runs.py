@@ -138,6 +138,76 @@ class TestShow:
         )
 
 
+class TestVerify:
+    def ended(self, tokens: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+        """How the command ends, and what it prints."""
+        code: object = 0
+        try:
+            cli.main(["verify", *tokens])
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr().out
+
+    def test_a_sound_run(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        stored(folder / "run")
+        read = [folder / "run" / "run.json", folder / "run" / "units.log"]
+        read += (folder / "run" / "shards").iterdir()
+        size = sum(path.stat().st_size for path in read)
+        assert self.ended(["run"], capsys) == (
+            0,
+            "3 of 3 units are finished and as they were written; "
+            f"{size:,} bytes in 5 files were read\n",
+        )
+
+    def test_units_that_are_missing_are_no_damage(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        stored(folder / "run", units=1)
+        code, text = self.ended(["run"], capsys)
+        assert code == 0
+        assert text.splitlines()[0].startswith("1 of 3 units are finished and as they were written")
+        assert text.splitlines()[1] == "2 to be measured: repeat the command that wrote the run"
+
+    def test_damage_is_told_mended_and_measured_again(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        stored(folder / "run")
+        shard = folder / "run" / "shards" / "000001.parquet"
+        content = bytearray(shard.read_bytes())
+        content[100] ^= 1
+        shard.write_bytes(content)
+        (folder / "run" / "run.json").write_text("{")
+        before = files(folder)
+        code, text = self.ended(["run"], capsys)
+        assert code == 1
+        assert files(folder) == before, "looking changes nothing"
+        lines = text.splitlines()
+        assert lines[0].startswith("wrong: run.json is damaged")
+        assert lines[1].startswith("wrong: shards/000001.parquet ")
+        assert lines[2].startswith("2 of 3 units are finished and as they were written; ")
+        assert lines[-1] == "set aside what is wrong: lesion verify run --repair"
+
+        code, text = self.ended(["run", "--repair"], capsys)
+        assert code == 0
+        mended = [line for line in text.splitlines() if line.startswith("mended: ")]
+        assert "mended: run.json set aside as run.json.bad" in mended
+        assert "mended: shards/000001.parquet set aside as shards/000001.parquet.bad" in mended
+        assert "1 to be measured: repeat the command that wrote the run" in text
+        assert bytes(content) == (shard.parent / "000001.parquet.bad").read_bytes()
+        assert self.ended(["run"], capsys)[0] == 0
+        assert open_run(folder / "run").shards.units == (0, 2)
+
+    def test_names_are_text(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        names = [name for name in HOSTILE if name and "/" not in name]
+        stored(folder / "run")
+        for name in names:
+            (folder / "run" / "shards" / name).write_text("")
+        code, text = self.ended(["run"], capsys)
+        assert code == 0
+        assert not any(character in text for character in [*CONTROL, "\u202e", "\u200b"])
+        assert all(plain(name) in text for name in names)
+
+
 class TestQuery:
     SQL = "select prompt, layer, draw, effect_log_prob from rows order by prompt, layer"
 
@@ -390,13 +460,14 @@ class TestCompare:
         assert told.startswith("error: compare by 'loss': no such metric. ")
 
 
-@pytest.mark.parametrize("command", ["show", "query", "export", "compare"])
+@pytest.mark.parametrize("command", ["show", "query", "export", "compare", "verify"])
 def test_where_no_run_is_all_of_them_say_so(
     folder: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     rest = {"query": ["select 1"], "export": ["--csv", "a"], "compare": ["nowhere"]}
     told = refused([command, "nowhere", *rest.get(command, [])], capsys)
-    assert told.startswith("error: open nowhere: run.json cannot be read")
+    found = "verify nowhere: there is no run" if command == "verify" else "open nowhere: run.json"
+    assert told.startswith(f"error: {found}")
 
 
 def test_looking_at_runs_needs_no_torch(folder: Path) -> None:
@@ -406,8 +477,8 @@ import sys
 from lesion import cli
 
 for command in (
-    ["runs"], ["query", "runs/run", "select 1"], ["export", "runs/run", "--csv", "a"],
-    ["compare", "runs/run", "runs/run"],
+    ["runs"], ["verify", "runs/run"], ["query", "runs/run", "select 1"],
+    ["export", "runs/run", "--csv", "a"], ["compare", "runs/run", "runs/run"],
 ):
     cli.main(command)
 sys.exit(sorted({"torch", "transformers", "tokenizers", "safetensors"} & set(sys.modules)) or 0)

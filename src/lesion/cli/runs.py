@@ -79,6 +79,44 @@ def show(run: str, /) -> None:
 
 
 @app.command
+def verify(run: str, /, *, repair: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """Read every byte of a run, and say what is not as it was written; exits with 1 then.
+
+    Parameters
+    ----------
+    run
+        The directory that a command wrote with --out.
+    repair
+        Keep what proves itself and set the rest aside, to be measured again.
+    """
+    from rich.console import Console
+
+    from lesion.cli.printing import say
+    from lesion.runs.verify import repair as mend
+    from lesion.runs.verify import verify as read_all
+
+    console = Console()
+    found = mend(run) if repair else read_all(run)
+    for done in found.mended:
+        say(console, f"mended: {done}")
+    for wrong in found.wrong:
+        say(console, f"wrong: {wrong.name} {wrong.found}", style="red")
+    units = len(found.finished) + len(found.missing)
+    say(
+        console,
+        f"{len(found.finished)} of {units} units are finished and as they were written; "
+        f"{found.bytes:,} bytes in {found.files} files were read",
+    )
+    if found.missing:
+        say(console, f"{len(found.missing)} to be measured: repeat the command that wrote the run")
+    if found.strays:
+        say(console, f"{len(found.strays)} files that no run reads: {', '.join(found.strays)}")
+    if not found.sound:
+        say(console, f"set aside what is wrong: lesion verify {found.path} --repair")
+        sys.exit(UNSOUND)
+
+
+@app.command
 def query(
     run: str,
     sql: Annotated[str, Parameter(allow_leading_hyphen=True)],
