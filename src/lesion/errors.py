@@ -25,6 +25,7 @@
         ├── RunDiffers (ValueError)         the run that stands there is another than the one asked
         ├── UnitFailed (RuntimeError)       a unit of work failed as often as it may
         ├── RunNotFound (FileNotFoundError) no run where one is to be read
+        ├── RunUnreachable (ConnectionError) an object store that refuses or does not answer
         └── RunDamaged (ValueError)         a shard that is not what was written
             └── BadShard                    bytes that do not prove themselves to be a shard
 
@@ -143,6 +144,10 @@ class UnitFailed(RunError, RuntimeError):
 
 class RunNotFound(RunError, FileNotFoundError):
     """No run stands where one is to be read."""
+
+
+class RunUnreachable(RunError, ConnectionError):
+    """The object store of a run refuses or does not answer; whether a run is there is not known."""
 
 
 class RunDamaged(RunError, ValueError):
