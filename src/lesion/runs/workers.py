@@ -42,7 +42,7 @@ class Workers:
             UnitFailed: a unit's workers died as often as it may be tried.
             LesionError: what measuring refuses.
         """
-        ahead = _Ahead(units)
+        ahead = Ahead(units)
         team: dict[int, _Worker] = {}
         try:
             while True:
@@ -57,7 +57,7 @@ class Workers:
             for worker in team.values():
                 worker.end()
 
-    def _keep_busy(self, team: "dict[int, _Worker]", ahead: "_Ahead", writer: RunWriter) -> None:
+    def _keep_busy(self, team: "dict[int, _Worker]", ahead: "Ahead", writer: RunWriter) -> None:
         """Every worker has a unit; those for whom there is none go home."""
         for place in range(self.count):
             worker = team.get(place)
@@ -76,7 +76,7 @@ class Workers:
         self,
         team: "dict[int, _Worker]",
         place: int,
-        ahead: "_Ahead",
+        ahead: "Ahead",
         writer: RunWriter,
         watch: Watch,
     ) -> None:
@@ -94,7 +94,7 @@ class Workers:
         watch.unit(answer)
 
 
-class _Ahead:
+class Ahead:
     """The units that are still to be measured: those that were given back first."""
 
     def __init__(self, units: Iterable[Unit]) -> None:
