@@ -11,5 +11,6 @@ Modules:
     peers/       who takes part            timing.py   in turn, medians
     floor.py     fewest operations         counting.py operations that were done
     memory.py    peak above the model      results.py  what a job found, as JSON
+    sizing.py    GPU-hours, from shapes
     jobs/        what is measured          report.py, picture.py, table.py   docs/benchmarks.md
 """

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from object_job import ObjectJob, asked, conduct
+from object_job import ObjectJob, asked, conduct, result
 
-from lesion.errors import EngineRefused, RunDiffers
-from lesion.runs.cluster import Cluster, _check_versions
+from lesion.errors import EngineRefused, RunDiffers, RunNotWritable
+from lesion.runs.cluster import Cluster, _check_versions, check_shared
 from lesion.runs.run import open_run
+from lesion.runs.store import claim
 
 HERE = Path(__file__).parent
 UNITS = 40
@@ -104,6 +105,21 @@ def test_without_ray(monkeypatch, tmp_path):
     assert str(caught.value) == (
         "measure on the cluster head:6379: the package ray is not installed. Clusters are run by "
         'Ray. Install it: pip install "lesion[ray]".'
+    )
+
+
+def test_a_directory_that_is_not_shared(tmp_path):
+    with claim(tmp_path / "run") as writer:
+        writer.begin(asked(2))
+        record = writer.commit(result(0))
+        check_shared(writer, record)
+        (tmp_path / "run" / "shards" / "000000.parquet").unlink()
+        with pytest.raises(RunNotWritable) as caught:
+            check_shared(writer, record)
+    assert str(caught.value) == (
+        f"write to {tmp_path / 'run'}: a worker wrote unit 0 there, and here "
+        "shards/000000.parquet is missing. All machines of a cluster reach a run under the same "
+        "path. Pass an object store (s3://BUCKET/RUN), or a directory that they share."
     )
 
 

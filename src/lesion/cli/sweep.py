@@ -56,7 +56,8 @@ def sweep(
     seed: int = 0,
     out: str | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
-    workers: int = 1,
+    workers: int | None = None,
+    cluster: str | None = None,
     plan: Annotated[bool, Parameter(negative="")] = False,
     max_nonfinite: float = 0.05,
 ) -> None:
@@ -127,12 +128,15 @@ def sweep(
     seed
         Of random selections.
     out
-        Directory of the run; omitted, a name in runs/ that tells the model and
+        Directory of the run, or s3://BUCKET/RUN; omitted, a name in runs/ that tells the model and
         the plan. The same command again does only what is missing there.
     overwrite
         Begin anew where a run stands.
     workers
-        So many processes, each with the model; on GPUs one a GPU.
+        So many processes, each with the model; on GPUs one a GPU. Omitted, this one, or as many as
+        the cluster has room for.
+    cluster
+        Measure on a Ray cluster: its address, HOST:PORT, or local.
     plan
         Print what it would take, and do nothing.
     max_nonfinite
@@ -161,7 +165,7 @@ def sweep(
         _print_plan(loading, asked | choices, console)
         return
     place = out or default_place(model, asked | choices)
-    _run(place, overwrite, loading, asked | choices, workers, max_nonfinite, console)
+    _run(place, overwrite, loading, asked | choices, (workers, cluster), max_nonfinite, console)
 
 
 def _run(
@@ -169,7 +173,7 @@ def _run(
     overwrite: bool,
     loading: dict[str, Any],
     words: dict[str, Any],
-    workers: int,
+    spread: tuple[int | None, str | None],
     max_nonfinite: float,
     console: "Console",
 ) -> None:
@@ -182,7 +186,7 @@ def _run(
     with claim(place, overwrite=overwrite) as writer:
         study = _study(loading, words)
         watch = UnitProgress(place)
-        study.run(writer, workers, overwrite=overwrite, watch=watch)
+        study.run(writer, *spread, overwrite=overwrite, watch=watch)
         run = open_run(place)
         print_run(run, console)
         drawn = run.shards.rows <= DRAWN_ROWS
@@ -213,7 +217,9 @@ def _study(loading: dict[str, Any], words: dict[str, Any]) -> "Study":
     return study_of(loaded, **words)
 
 
-def check_asked(prompt: str | None, prompts: str | None, limit: int | None, workers: int) -> None:
+def check_asked(
+    prompt: str | None, prompts: str | None, limit: int | None, workers: int | None
+) -> None:
     """Refuse what needs no model to be refused.
 
     Raises:

@@ -45,6 +45,7 @@ from lesion.models.tokens import (
 from lesion.prompt_sets.prompt_set import PromptSet
 from lesion.prompt_sets.rows import BadRow, PromptRow
 from lesion.prompt_sets.units import Unit, units_of
+from lesion.runs.cluster import Cluster
 from lesion.runs.manifest import EngineRecord, Manifest, PromptsRecord, digest
 from lesion.runs.run import Run, held_run
 from lesion.runs.runner import Here, Watch, Way, run_units
@@ -134,20 +135,23 @@ class Study:
     def run(
         self,
         writer: RunWriter,
-        workers: int,
+        workers: int | None,
+        cluster: str | None,
         *,
         overwrite: bool,
         watch: Watch,
     ) -> None:
-        """Measure what is missing in a directory, here or in several processes.
+        """Measure what is missing in a directory, here, in several processes or on a cluster.
 
         Raises:
             RunDiffers: another run stands there.
             InvalidChoice: several processes with a model that they cannot load.
         """
         stored = None if overwrite else writer.stored
-        measuring = self.measuring(stored, workers)
-        way = self._way(measuring, workers)
+        # A worker of a cluster has one processor, wherever it is.
+        here = (workers or 1) if cluster is None else torch.get_num_threads()
+        measuring = self.measuring(stored, here)
+        way = self._way(measuring, workers, cluster)
         manifest = self._manifest(measuring, self._checked(stored))
         writer.begin(manifest, overwrite=overwrite)
         size = manifest.prompts.unit_size
@@ -170,12 +174,14 @@ class Study:
             threads, memory,
         )  # fmt: skip
 
-    def _way(self, measuring: Measuring, workers: int) -> Way:
-        if workers < 1:
+    def _way(self, measuring: Measuring, workers: int | None, cluster: str | None) -> Way:
+        if workers is not None and workers < 1:
             rule = "Workers are processes that measure, at least one"
             raise InvalidChoice(f"workers {workers}", "there is none", rule, "Pass workers=2")
         here = UnitMeasuring(self.model, measuring)  # refuses layers that the model does not have
-        if workers == 1:
+        if cluster is not None:
+            return Cluster(self._job(measuring), cluster, workers)
+        if workers is None or workers == 1:
             return Here(here)
         job = self._job(measuring)
         gpus = torch.cuda.device_count() if job.device.startswith("cuda") else workers

@@ -77,7 +77,8 @@ def sweep(
     direct: bool = True,
     out: str | Path | None = None,
     overwrite: bool = False,
-    workers: int = 1,
+    workers: int | None = None,
+    cluster: str | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> Run:
@@ -116,10 +117,14 @@ def sweep(
         seed: of random selections.
         hidden_norm: also measure how far the hidden state moves after every block.
         direct: also measure what a block's own output does, later blocks left as they were.
-        out: a directory in which every finished unit of prompts stays: the same call again does
-            only what is missing. Omitted, the run is held in memory.
+        out: a directory, here or in an object store (`s3://bucket/run`), in which every finished
+            unit of prompts stays: the same call again does only what is missing. Omitted, the run
+            is held in memory.
         overwrite: begin anew where a run stands.
         workers: so many processes measure; each loads the model once, and on GPUs has its own.
+            Omitted, this one, or as many as the cluster has room for.
+        cluster: the address of a Ray cluster whose machines measure, or `local`; see
+            docs/cluster.md.
         progress: called with the numbers of lesions of a unit done and asked for; omitted, a
             progress bar on a terminal.
         watch: sees the units of a run in a directory done; omitted, a progress bar on a terminal.
@@ -138,12 +143,13 @@ def sweep(
         seed=seed, hidden_norm=hidden_norm, direct=direct,
     )  # fmt: skip
     if out is None:
-        if workers != 1:
+        if workers not in {None, 1} or cluster is not None:
             rule = "Several processes write a run to a directory"
-            raise InvalidChoice(f"workers {workers}", "there is no out", rule, "Pass out=…")
+            asked = f"workers {workers}" if cluster is None else f"cluster {cluster}"
+            raise InvalidChoice(asked, "there is no out", rule, "Pass out=…")
         return study.held(progress)
     with claim(out, overwrite=overwrite) as writer:
-        study.run(writer, workers, overwrite=overwrite, watch=watch or UnitBar())
+        study.run(writer, workers, cluster, overwrite=overwrite, watch=watch or UnitBar())
     return open_run(out)
 
 

@@ -15,6 +15,7 @@ The actors end with their driver. Nothing here knows how many machines there are
 import contextlib
 import dataclasses
 import importlib.metadata
+import logging
 import os
 import secrets
 import signal
@@ -24,12 +25,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lesion.errors import EngineRefused, LesionError, RunDiffers, RunUnreachable, UnitFailed
+from lesion.errors import (
+    EngineRefused,
+    LesionError,
+    RunDiffers,
+    RunNotWritable,
+    RunUnreachable,
+    UnitFailed,
+)
 from lesion.prompt_sets.units import Unit
 from lesion.runs.manifest import Manifest, UnitRecord, version_class
 from lesion.runs.opening import is_remote, open_folder
 from lesion.runs.runner import TRIES, Job, Measure, Watch
-from lesion.runs.store import RunWriter, commit_shard
+from lesion.runs.store import RunWriter, commit_shard, read_unit
 from lesion.runs.workers import Ahead, unit_failed
 
 LOCAL = "local"
@@ -62,8 +70,12 @@ class Cluster:
             UnitFailed: a unit's workers died as often as it may be tried, or none could be started.
             LesionError: what measuring refuses.
         """
+        ahead = Ahead(units)
+        first = ahead.take()
+        if first is None:
+            return
         with _joined(self.address, self.workers) as ray:
-            team = _Team(ray, self, writer, Ahead(units), watch)
+            team = _Team(ray, self, writer, first, ahead, watch)
             try:
                 team.work()
             finally:
@@ -104,16 +116,25 @@ class Measurer:
 class _Worker:
     actor: Any
     unit: Unit | None = None
+    shares: bool = False
+    """Whether the driver has seen a shard of it."""
 
 
 class _Team:
     """The actors, and what each of them has."""
 
     def __init__(
-        self, ray: Any, cluster: Cluster, writer: RunWriter, ahead: Ahead, watch: Watch
+        self,
+        ray: Any,
+        cluster: Cluster,
+        writer: RunWriter,
+        first: Unit,
+        ahead: Ahead,
+        watch: Watch,
     ) -> None:
         self.ray, self.cluster, self.writer, self.watch = ray, cluster, writer, watch
-        self.ahead, self.next = ahead, ahead.take()
+        self.next: Unit | None = first
+        self.ahead = ahead
         self.size = cluster.workers or _room(ray, cluster.gpus)
         self.waited_for: dict[Any, _Worker] = {}
         self.idle: list[_Worker] = []
@@ -166,6 +187,9 @@ class _Team:
         if isinstance(found, LesionError):
             raise found
         if found is not None:
+            if not worker.shares:
+                check_shared(self.writer, found)
+                worker.shares = True
             self.writer.add(found)
             self.watch.unit(found)
 
@@ -239,7 +263,10 @@ def _joined(address: str, workers: int | None) -> Iterator[Any]:
     with _own_signals():
         try:
             # Said outright, so that a file that an earlier Ray left behind cannot mislead it.
-            ray.init(address, log_to_driver=False, **(local if address == LOCAL else {}))
+            ray.init(
+                address, log_to_driver=False, logging_level=logging.WARNING,
+                **(local if address == LOCAL else {}),
+            )  # fmt: skip
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise RunUnreachable(
                 f"measure on the cluster {address}",
@@ -263,6 +290,22 @@ def _own_signals() -> Iterator[None]:
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+def check_shared(writer: RunWriter, record: UnitRecord) -> None:
+    """Refuse a worker whose shard is not there where the driver looks.
+
+    Raises:
+        RunNotWritable: it is not.
+    """
+    found = read_unit(writer.folder, record, writer.manifest.key)
+    if isinstance(found, str):
+        raise RunNotWritable(
+            f"write to {writer.folder.path}",
+            f"a worker wrote unit {record.unit} there, and here {found}",
+            "All machines of a cluster reach a run under the same path",
+            "Pass an object store (s3://BUCKET/RUN), or a directory that they share",
+        )
 
 
 def _room(ray: Any, gpus: float) -> int:
