@@ -60,8 +60,8 @@ class OnePrompt(PromptSet):
         self.name = "prompt"
         self.row = row
 
-    def rows(self) -> Iterator[PromptRow | BadRow]:
-        return iter([self.row])
+    def rows(self, first: int = 0) -> Iterator[PromptRow | BadRow]:
+        return iter([self.row][first:])
 
     def sha256(self) -> str:
         return digest(dataclasses.asdict(self.row))

@@ -123,15 +123,15 @@ class RunWriter:
         A shard of another size than recorded, or one that does not prove itself, is set aside.
         """
         self.folder.sweep()
-        records = self.folder.records()
+        records, key = self.folder.records(), self.manifest.key
         found = {}
         for unit, size in stored_units(self.folder):
-            record = sound_record(self.folder, unit, size, records.get(unit), self.manifest.key)
+            record = sound_record(self.folder, unit, size, records.get(unit), key)
             if record is None:
                 set_aside(self.folder, shard_name(unit))
             else:
                 found[unit] = record
-        new = [record for unit, record in found.items() if records.get(unit) != record]
+        new = [record for unit, record in found.items() if records.get(unit) is not record]
         if len(new) == 1:
             self.folder.record(new[0])
         elif new:
