@@ -88,7 +88,7 @@ def outage(
 @pytest.mark.parametrize(
     "outages", [500, pytest.param(5000, marks=pytest.mark.nightly)], ids=["push", "nightly"]
 )
-def test_what_the_log_names_is_durable(place, whole, outages):
+def test_what_the_log_names_is_durable(place, whole, outages, record_property):
     struck = named = 0
     for number in itertools.count():
         found = outage(number, place, Volatile, times=1 + number % 2, ends=False)
@@ -100,11 +100,13 @@ def test_what_the_log_names_is_durable(place, whole, outages):
         named += found.named
         if struck >= outages:
             break
+    record_property("outages", struck)
+    record_property("units named", named)
     assert named > outages
 
 
 @pytest.mark.parametrize("ignored", [("sync", "sync_directory"), ("sync",), ("sync_directory",)])
-def test_without_syncing_named_units_are_lost(place, ignored):
+def test_without_syncing_named_units_are_lost(place, ignored, record_property):
     """The negative control: otherwise the test above would prove nothing."""
 
     def careless(base: Path) -> Volatile:
@@ -113,4 +115,5 @@ def test_without_syncing_named_units_are_lost(place, ignored):
     losing = [
         number for number in range(50) if outage(number, place, careless, times=1, ends=True).lost
     ]
+    record_property("losing of 50", len(losing))
     assert len(losing) >= 5
