@@ -102,7 +102,8 @@ def test_an_empty_target_and_an_unknown_one_are_refused(words: LanguageModel) ->
         resolve_token(words, "", "target")
     assert str(refusal.value) == (
         "target '': it is no token. A target is exactly one token. "
-        "Choose a word that is one token of this tokenizer."
+        "Choose a word that is one token of this tokenizer, or pass "
+        "target_mode='first' or 'sum' (--target-mode) to measure several."
     )
     with pytest.raises(TargetError) as refusal:
         resolve_token(words, "zebra", "target")
@@ -144,7 +145,7 @@ def test_a_prompt_as_long_as_the_context_runs_and_a_longer_one_is_refused(
         lesion.sweep(words, full + " w7", "w5")
     assert str(refusal.value) == (
         f"prompt '{full[:40]}…': it has 33 tokens. random gpt2 reads at most 32. "
-        "Shorten the prompt."
+        "Shorten the prompt, or pass truncate='left' (--truncate left)."
     )
 
 
