@@ -102,8 +102,7 @@ def test_an_empty_target_and_an_unknown_one_are_refused(words: LanguageModel) ->
         resolve_token(words, "", "target")
     assert str(refusal.value) == (
         "target '': it is no token. A target is exactly one token. "
-        "Choose a word that is one token of this tokenizer, or pass "
-        "target_mode='first' or 'sum' (--target-mode) to measure several."
+        "Choose a word that is one token of this tokenizer."
     )
     with pytest.raises(TargetError) as refusal:
         resolve_token(words, "zebra", "target")
