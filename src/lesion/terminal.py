@@ -306,8 +306,8 @@ def _notes(run: Run) -> Iterator[Text]:
     floor = run.measuring.noise_floor
     if floor is not None:
         yield Text(
-            f"{int(counts['below'])} of {total} effects are below the noise floor of {floor:.2g} nats "
-            f"({run.manifest.model.dtype})."
+            f"{int(counts['below'])} of {total} effects are below the noise floor of "
+            f"{floor:.2g} nats ({run.manifest.model.dtype})."
         )
     if nonfinite:
         yield Text(f"{nonfinite} of {total} rows had a NaN or infinite logit (status nonfinite).")
