@@ -7,8 +7,9 @@ import pytest
 from fake_study import UNITS, conduct, files_in, measured, result, study_manifest, what_differs
 from small_run import manifest, row, small_run
 
-from lesion.errors import RunExists, RunNotWritable
+from lesion.errors import RunDamaged, RunExists, RunNotWritable
 from lesion.runs.run import Run, open_run
+from lesion.runs.shard import to_bytes
 from lesion.runs.store import claim
 
 NEW = "A run is written to a new directory, or over an older run when that is asked for"
@@ -200,6 +201,17 @@ class TestDamagedPlaces:
             "000000.parquet.bad1": b"bad 1",
             "000000.parquet.bad2": b"bad 2",
         }
+
+    def test_a_sound_shard_that_is_not_the_recorded_one_is_refused(self, tmp_path):
+        """Its seal is whole and its size the same: only the record tells."""
+        conduct(tmp_path / "run", 1, tmp_path / "counts")
+        path = tmp_path / "run" / "shards" / "000000.parquet"
+        others = (to_bytes(result(0, seed=seed), study_manifest(1)) for seed in range(1, 100))
+        path.write_bytes(next(other for other in others if len(other) == path.stat().st_size))
+        with pytest.raises(RunDamaged, match=r"it is not what was written \(SHA-256\)"):
+            open_run(tmp_path / "run").table  # noqa: B018
+        conduct(tmp_path / "run", 1, tmp_path / "again")
+        assert measured(tmp_path / "again") == [0]
 
     @pytest.mark.parametrize(
         "name", ["0.parquet", "٣.parquet", "-00001.parquet", "000000.PARQUET", "1e5.parquet"]
