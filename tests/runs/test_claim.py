@@ -56,6 +56,9 @@ FOREIGN = {
     "a file called run.lock in a package": {"run.lock": b"", "shards/notes.txt": b"mine"},
 }
 
+UNLIKE = {"a thesis", "a folder called tmp", "a folder called figures", "a file called lock"}
+"""Nothing in them has a name of ours."""
+
 
 class TestWhatIsForeign:
     @pytest.mark.parametrize("overwrite", [False, True])
@@ -65,11 +68,14 @@ class TestWhatIsForeign:
         for name, content in FOREIGN[case].items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
+        before = folder.stat().st_mtime_ns
         with pytest.raises(RunExists) as caught:
             save(folder, overwrite=overwrite)
         assert str(caught.value) == (
             f"write to {folder}: something else stands there. {NEW}. Choose another directory."
         )
+        if case in UNLIKE:
+            assert folder.stat().st_mtime_ns == before, "not even a lock was written there"
         kept = {name: content for name, content in FOREIGN[case].items() if name != "run.lock"}
         assert files_in(folder) == kept
 
@@ -162,6 +168,15 @@ class TestOverwriting:
 
 
 class TestDamagedPlaces:
+    @pytest.mark.parametrize("unfinished", [None, "run.json.17.0123abcd"])
+    def test_a_process_that_was_gone_at_once_leaves_the_place_free(self, tmp_path, unfinished):
+        """Of the names in the directory only that of tmp outlived a loss of power."""
+        (tmp_path / "run" / "tmp").mkdir(parents=True)
+        if unfinished:
+            (tmp_path / "run" / "tmp" / unfinished).write_bytes(b"half")
+        assert not conduct(tmp_path / "run", UNITS, tmp_path / "counts")
+        assert list((tmp_path / "run" / "tmp").iterdir()) == []
+
     def test_a_lost_manifest_is_rebuilt_and_nothing_measured_again(self, tmp_path):
         conduct(tmp_path / "run", UNITS, tmp_path / "counts")
         (tmp_path / "run" / "run.json").unlink()
@@ -212,6 +227,19 @@ class TestDamagedPlaces:
             open_run(tmp_path / "run").table  # noqa: B018
         conduct(tmp_path / "run", 1, tmp_path / "again")
         assert measured(tmp_path / "again") == [0]
+
+    def test_a_shard_of_another_run_is_set_aside(self, tmp_path):
+        run = tmp_path / "run"
+        with claim(run) as writer:
+            writer.begin(study_manifest(2))
+            other = study_manifest(2, plan={"site": "post"})
+            writer.folder.create("shards/000000.parquet", to_bytes(result(0), other))
+            writer.folder.create("shards/000001.parquet", to_bytes(result(0), study_manifest(2)))
+        with claim(run) as writer:
+            writer.begin(study_manifest(2))
+            assert writer.finished == {}
+        names = {path.name for path in (run / "shards").iterdir()}
+        assert names == {"000000.parquet.bad", "000001.parquet.bad"}
 
     @pytest.mark.parametrize(
         "name", ["0.parquet", "٣.parquet", "-00001.parquet", "000000.PARQUET", "1e5.parquet"]

@@ -21,7 +21,7 @@ from lesion.runs.workers import Workers
 
 if __name__ == "__main__":
     run, counts = sys.argv[1:]
-    conduct(run, 6, counts, way=Workers(FakeJob(counts, seconds=0.3), 2))
+    conduct(run, 6, counts, way=Workers(FakeJob(counts, seconds=5), 2))
 """
 
 
