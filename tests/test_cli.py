@@ -37,10 +37,10 @@ def refused(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_flags_are_the_keywords_of_the_python_call() -> None:
-    only_in_python = {"progress"}
-    only_in_command = {"device", "dtype", "revision", "out", "overwrite"}
+    only_in_python = {"progress", "watch"}
+    only_in_command = {"device", "dtype", "revision", "plan", "max_nonfinite"}
     python = set(inspect.signature(sweep).parameters) - only_in_python
-    command = set(inspect.signature(cli.sweep).parameters) - only_in_command
+    command = set(inspect.signature(cli.sweep.sweep).parameters) - only_in_command
     assert python == command
 
 
@@ -198,14 +198,24 @@ def test_a_wrong_configuration_file_is_refused(
     assert reason in refused(["sweep", "-c", name, *QUICK], capsys)
 
 
-def test_a_run_that_stands_there_is_refused_before_the_model_is_loaded(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_what_stands_there_is_gone_on_with_or_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.main(["sweep", *QUICK, "--out", "run"])
+    shard = (folder / "run/shards/000000.parquet").stat().st_mtime_ns
     capsys.readouterr()
-    monkeypatch.setattr("lesion.models.loading.load", None)
-    message = refused(["sweep", *QUICK, "--out", "run"], capsys)
-    assert message.startswith("error: save to run: a run stands there already.")
+    cli.main(["sweep", *QUICK, "--out", "run"])
+    assert "1 of 1 units had been finished before: nothing was measured again" in (
+        capsys.readouterr().err
+    )
+    assert (folder / "run/shards/000000.parquet").stat().st_mtime_ns == shard
+    message = refused(["sweep", *QUICK, "--replace", "zero", "--out", "run"], capsys)
+    assert message.startswith(
+        'error: resume run: plan.replace was "median", is "zero". A run is resumed with the plan,'
+    )
+    (folder / "thesis").mkdir()
+    (folder / "thesis" / "chapter.tex").write_text("years of work")
+    assert "something else stands there" in refused(["sweep", *QUICK, "--out", "thesis"], capsys)
     assert refused(["show", "nowhere"], capsys).startswith("error: open nowhere: run.json cannot")
 
 
@@ -245,8 +255,9 @@ def test_the_installed_command_exits_with_2_and_writes_nothing(tmp_path: Path) -
 def test_run_json_holds_what_repeats_the_run(folder: Path) -> None:
     cli.main(["sweep", *QUICK, "--out", "run"])
     record = json.loads((folder / "run" / "run.json").read_text())
-    assert record["schema_version"] == 2
-    assert record["prompts"][0]["text"] == PROMPT
+    assert record["schema_version"] == 3
+    assert lesion.open("run").prompts[0].text == PROMPT
+    assert len(record["model"]["fingerprint"]["weights"]) == 64
     assert record["model"]["name"] == "default"
     assert record["model"]["neurons"] == [768] * 6
     assert set(record["versions"]) >= {"lesion", "torch", "transformers", "python"}

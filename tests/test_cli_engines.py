@@ -40,10 +40,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def run_of(tokens: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The record and the rows that a command writes."""
+    """The record and the rows that a command writes; `measured` says how it was measured."""
     cli.main(["sweep", *tokens])
-    record = json.loads(Path("run/run.json").read_text())
-    return record, lesion.open("run").table.to_pylist()
+    run = lesion.open("run")
+    record = json.loads(Path("run/run.json").read_text()) | {"measured": run.measuring}
+    return record, run.table.to_pylist()
 
 
 def refused(tokens: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -72,10 +73,10 @@ def test_the_engine_is_chosen_or_asked_for(
     flags: list[str], engine: str, reason: str,
 ) -> None:  # fmt: skip
     record, rows = run_of([saved["gpt2"], *ASK, *TARGET, *flags])
-    assert (record["engine"]["name"], record["engine"]["reason"]) == (engine, reason)
-    assert record["plan"]["engine"] == (flags[-1] if flags else "auto")
+    assert (record["measured"].engine, record["measured"].reason) == (engine, reason)
+    assert record["engine"]["asked"] == (flags[-1] if flags else "auto")
     assert {row["engine"] for row in rows} == {engine}
-    assert (record["engine"]["self_check"] is None) == (engine == "reference")
+    assert (record["measured"].self_check is None) == (engine == "reference")
     shown = capsys.readouterr().out
     assert f"{engine}, " in shown
     assert ("lesions measured again by the reference engine" in shown) == (engine == "packed")
@@ -86,7 +87,7 @@ def test_auto_says_why_it_took_the_reference_engine(
 ) -> None:
     record, _ = run_of([saved["bloom"], *ASK, *TARGET])
     why = "the attention of BLOOM is its own, not transformers' attention interface"
-    assert record["engine"]["reason"] == f"auto: {why}"
+    assert record["measured"].reason == f"auto: {why}"
     assert f"; {why}" in capsys.readouterr().out
 
 
@@ -94,14 +95,14 @@ def test_self_check_and_direct_effect_are_left_out_on_demand(
     folder: Path, saved: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     record, rows = run_of([saved["gpt2"], *ASK, *TARGET, "--no-self-check", "--no-direct"])
-    assert (record["plan"]["self_check"], record["plan"]["direct"]) == (False, False)
-    assert record["engine"]["self_check"] is None
+    assert (record["engine"]["self_check"], record["plan"]["direct"]) == (False, False)
+    assert record["measured"].self_check is None
     assert all(row["direct_log_prob"] is None for row in rows)
     assert "measured again" not in capsys.readouterr().out
     both = [saved["gpt2"], *ASK, *TARGET, "--self-check", "--direct", "--overwrite"]
     record, rows = run_of(both)
-    assert (record["plan"]["self_check"], record["plan"]["direct"]) == (True, True)
-    assert record["engine"]["self_check"]["lesions"] == 3
+    assert (record["engine"]["self_check"], record["plan"]["direct"]) == (True, True)
+    assert record["measured"].self_check.lesions == 3
     assert all(row["direct_log_prob"] is not None for row in rows)
 
 
@@ -123,7 +124,7 @@ def test_a_position_is_a_word_or_an_index(
     record, rows = run_of([saved["gpt2"], *ASK, *TARGET, *flags])
     assert record["plan"]["position"] == stored
     assert {row["position"] for row in rows} == {at}
-    assert record["engine"]["name"] == engine
+    assert record["measured"].engine == engine
     expected = lesion.sweep(
         lesion.load(saved["gpt2"], device="cpu"), TEXT, target_id=5, fractions="0.1,0.5",
         position=stored,
@@ -136,7 +137,7 @@ def test_every_token_of_a_text(
 ) -> None:
     record, rows = run_of([saved["gpt2"], *ASK, "--position", "every"])
     assert record["plan"]["position"] == "every"
-    assert record["prompts"][0]["predictions"] == 4
+    assert lesion.open("run").prompts[0].predictions == 4
     assert [row["target_id"] for row in rows[::6]] == [17, 42, 8, 25]
     shown = capsys.readouterr().out
     assert "mean over 4 tokens" in shown
@@ -148,7 +149,7 @@ def test_the_mask_of_a_masked_model(folder: Path, saved: dict[str, str]) -> None
     tokens = [saved["bert"], "--prompt", "w3 [MASK] w8", "--fractions", "0.5", "--out", "run"]
     record, rows = run_of([*tokens, "--position", "mask"])
     assert {row["position"] for row in rows} == {1}
-    assert record["engine"]["name"] == "reference"
+    assert record["measured"].engine == "reference"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
@@ -158,7 +159,7 @@ def test_a_dtype_is_what_the_model_computes_in(
     record, rows = run_of([saved["gpt2"], *ASK, *TARGET, "--dtype", dtype])
     assert record["model"]["dtype"] == dtype
     half = dtype in ("bfloat16", "float16")
-    assert (record["engine"]["noise_floor"] is not None) == half
+    assert (record["measured"].noise_floor is not None) == half
     assert all((row["below_noise"] is not None) == half for row in rows)
     below = sum(row["below_noise"] or False for row in rows)
     note = f"{below} of 6 effects are below the noise floor of "
@@ -178,13 +179,14 @@ def test_positions_and_engines_come_from_the_file_and_the_environment(
         (folder / name).write_text(text)
         record, _ = run_of([saved["gpt2"], *ASK, *TARGET, "-c", name, "--overwrite"])
         assert record["plan"]["position"] in (2, -3)
-        assert record["plan"]["self_check"] is False
+        assert record["engine"]["self_check"] is False
     monkeypatch.setenv("LESION_POSITION", "-1")
     monkeypatch.setenv("LESION_ENGINE", "reference")
     monkeypatch.setenv("LESION_DIRECT", "false")
     record, _ = run_of([saved["gpt2"], *ASK, *TARGET, "--overwrite"])
     plan = record["plan"]
-    assert (plan["position"], plan["engine"], plan["direct"]) == (-1, "reference", False)
+    assert (plan["position"], plan["direct"]) == (-1, False)
+    assert record["engine"]["asked"] == "reference"
 
 
 POSITION = (
@@ -308,29 +310,37 @@ def test_a_masked_model_is_asked_where_its_mask_is(
     )
 
 
-def test_a_failed_self_check_writes_nothing(
+def test_a_failed_self_check_finishes_nothing(
     folder: Path, saved: dict[str, str], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def fail(*_: object) -> None:
         raise SelfCheckFailed("self-check of a lesion", "they differ", "They agree", "Report it")
 
-    monkeypatch.setattr("lesion.experiments.records.self_check", fail)
-    assert refused([saved["gpt2"], *ASK, *TARGET], folder, capsys) == (
+    monkeypatch.setattr("lesion.experiments.measuring.self_check", fail)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sweep", saved["gpt2"], *ASK, *TARGET])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
         "error: self-check of a lesion: they differ. They agree. Report it.\n"
     )
+    run = lesion.open("run")
+    assert (run.shards.units, run.complete) == ((), False)
 
 
-def test_interrupting_exits_with_130_and_writes_nothing(
+def test_interrupting_exits_with_130_and_the_same_command_goes_on(
     folder: Path, saved: dict[str, str], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lesion.engines.carried.measure", interrupt)
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["sweep", saved["gpt2"], *ASK, *TARGET])
+    with monkeypatch.context() as patch:
+        patch.setattr("lesion.engines.carried.measure", interrupt)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["sweep", saved["gpt2"], *ASK, *TARGET])
     assert stop.value.code == 130
-    assert capsys.readouterr().err.endswith("interrupted\n")
-    assert list(folder.iterdir()) == []
+    assert capsys.readouterr().err.startswith("interrupted; what is finished stays")
+    assert not lesion.open("run").complete
+    cli.main(["sweep", saved["gpt2"], *ASK, *TARGET])
+    assert lesion.open("run").complete

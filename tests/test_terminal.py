@@ -4,9 +4,9 @@ import io
 
 import pytest
 from rich.console import Console
-from small_run import FRACTIONS, PROMPT, manifest, small_run
+from small_run import FRACTIONS, PROMPT, prompt, shard, small_run
 
-from lesion.runs.run import Run
+from lesion.runs.run import Run, held_run
 from lesion.terminal import percent, plain, print_run
 
 
@@ -47,7 +47,7 @@ def test_rows_that_were_not_measured_are_counted() -> None:
         "status",
         [["empty", "nonfinite", *["ok"] * (len(frame) - 2)]],
     )
-    text = shown(Run(run.manifest, table), 200)
+    text = shown(held_run(run.manifest, [shard(table=table)]), 200)
     assert f"1 of {len(frame)} rows take no neuron (status empty) and are not drawn." in text
     assert f"1 of {len(frame)} rows had a NaN or infinite logit (status nonfinite)." in text
 
@@ -56,12 +56,13 @@ def test_a_run_without_a_measurement_says_so() -> None:
     run = small_run()
     status = [["nonfinite"] * len(run.table)]
     table = run.table.set_column(run.table.schema.get_field_index("status"), "status", status)
-    assert "Nothing was measured: no row has status ok." in shown(Run(run.manifest, table), 80)
+    assert "Nothing was measured: no row has status ok." in shown(
+        held_run(run.manifest, [shard(table=table)]), 80
+    )
 
 
 def test_an_unusable_clean_run_is_said() -> None:
-    prompt = manifest().prompts[0].model_copy(update={"clean_log_prob": None})
-    run = Run(manifest(prompts=(prompt,)), small_run().table)
+    run = small_run(prompts=(prompt(clean_log_prob=None),))
     assert "the clean run's logits are not finite" in shown(run, 200)
 
 

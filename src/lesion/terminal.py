@@ -300,14 +300,14 @@ def _notes(run: Run) -> Iterator[Text]:
         "count(*) filter (status = 'nonfinite') as nonfinite, "
         "count(*) filter (below_noise) as below from rows"
     ).iloc[0]
-    total, empty, nonfinite = int(counts.total), int(counts.empty), int(counts.nonfinite)
+    total, empty, nonfinite = (int(counts[word]) for word in ("total", "empty", "nonfinite"))
     if empty:
         yield Text(f"{empty} of {total} rows take no neuron (status empty) and are not drawn.")
     floor = run.measuring.noise_floor
     if floor is not None:
         yield Text(
-            f"{int(counts.below)} of {total} effects are below the noise floor of {floor:.2g} nats "
-            f"({run.manifest.model.dtype})."
+            f"{int(counts['below'])} of {total} effects are below the noise floor of "
+            f"{floor:.2g} nats ({run.manifest.model.dtype})."
         )
     if nonfinite:
         yield Text(f"{nonfinite} of {total} rows had a NaN or infinite logit (status nonfinite).")

@@ -144,7 +144,7 @@ def test_a_prompt_as_long_as_the_context_runs_and_a_longer_one_is_refused(
         lesion.sweep(words, full + " w7", "w5")
     assert str(refusal.value) == (
         f"prompt '{full[:40]}…': it has 33 tokens. random gpt2 reads at most 32. "
-        "Shorten the prompt."
+        "Shorten the prompt, or pass truncate='left' (--truncate left)."
     )
 
 

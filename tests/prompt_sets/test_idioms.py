@@ -11,6 +11,8 @@ import torch
 import lesion
 from lesion.models.language_model import LanguageModel
 from lesion.models.tokens import likely_tokens, resolve_token, tokenize_prompt
+from lesion.prompt_sets.prompt_set import open_prompt_set
+from lesion.prompt_sets.rows import PromptRow
 
 PACKAGED = Path(lesion.__file__).parent / "prompt_sets" / "packaged"
 IDIOMS = PACKAGED / "idioms.jsonl"
@@ -131,3 +133,18 @@ def test_its_page_says_what_was_measured(rows: list[dict[str, str]], known: list
         assert stated is not None, name
         # A tie between two tokens may fall the other way on another processor.
         assert int(stated[1]) / 100 == pytest.approx(value, abs=0.016), name
+
+
+def test_it_opens_by_its_name(rows: list[dict[str, str]]) -> None:
+    assert list(open_prompt_set("idioms").rows()) == [
+        PromptRow(
+            prompt_id=number,
+            place=f"idioms.jsonl:{number + 1}",
+            prompt=row["prompt"],
+            target=row["target"],
+            foil=row.get("foil"),
+            group=row["group"],
+            carried=json.dumps({"kind": row["kind"]}),
+        )
+        for number, row in enumerate(rows)
+    ]

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -159,20 +160,25 @@ class TestDamage:
         path.write_bytes(content)
         assert listed(tmp_path) == {"run": None}
 
+    @pytest.mark.parametrize("operation", ["read_bytes", "scandir"])
     def test_what_cannot_be_read_hides_no_other(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
     ) -> None:
         """As root no file refuses to be read, so the refusal is put in its place."""
         write(tmp_path / "closed")
         write(tmp_path / "open")
-        read = Path.read_bytes
+        place: object = Path if operation == "read_bytes" else os
+        read = getattr(place, operation)
 
-        def refuse(path: Path) -> bytes:
-            if "closed" in path.parts:
+        def refuse(path: Path) -> object:
+            refused = "closed" in Path(path).parts and (
+                operation == "read_bytes" or Path(path).name == "shards"
+            )
+            if refused:
                 raise PermissionError(13, "Permission denied")
             return read(path)
 
-        monkeypatch.setattr(Path, "read_bytes", refuse)
+        monkeypatch.setattr(place, operation, refuse)
         found = listed(tmp_path)
         assert found.pop("open") is None
         assert "Permission denied" in (found.pop("closed") or "")

@@ -129,7 +129,7 @@ def _check_position(model: LanguageModel, question: Question, position: Position
             "Each token of a target is predicted from the last token before it",
             "Pass position='last', or target_mode='first'",
         )
-    if position != "last":
+    if position != "last" or model.family.masked:
         token_at(model, _prompt(model, question, question.token_ids, 0), position)
 
 

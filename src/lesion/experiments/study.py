@@ -15,8 +15,9 @@ import torch
 from lesion.engines.batches import default_memory
 from lesion.engines.choosing import EngineWord
 from lesion.engines.engine import Progress, check_unused
-from lesion.engines.proved import unproved_model
+from lesion.engines.proved import check_packed, unproved_model
 from lesion.errors import InvalidChoice
+from lesion.experiments.cells import cells_of
 from lesion.experiments.checking import Checked, check_prompts
 from lesion.experiments.estimate import (
     Estimate,
@@ -60,8 +61,8 @@ class OnePrompt(PromptSet):
         self.name = "prompt"
         self.row = row
 
-    def rows(self) -> Iterator[PromptRow | BadRow]:
-        return iter([self.row])
+    def rows(self, first: int = 0) -> Iterator[PromptRow | BadRow]:
+        return iter([self.row][first:])
 
     def sha256(self) -> str:
         return digest(dataclasses.asdict(self.row))
@@ -165,6 +166,8 @@ class Study:
     def measuring(self, stored: Manifest | None, workers: int = 1) -> Measuring:
         """How it measures; a run that stands there keeps its threads and its memory."""
         check_unused(self.model)
+        if self.engine == "packed":
+            check_packed(self.model)
         threads = max(1, torch.get_num_threads() // max(1, workers))
         memory = None if unproved_model(self.model) is not None else default_memory(self.model)
         if stored is not None:
@@ -209,8 +212,11 @@ class Study:
             question = question_of(
                 self.model, row, self.asking, tokenized(self.model, [row.prompt])[0]
             )
-            if question.source == "top":
-                check_posed(self.model, pose(self.model, [question])[0])
+            posed = pose(self.model, [question])[0]
+            check_posed(self.model, posed)
+            if self.engine == "packed" and question.source != "next":
+                lesions = [cell.lesion for cell in cells_of(self.plan, self.model)[:1]]
+                check_packed(self.model, lesions, [posed.whole])
         if stored is not None and self._same_prompts(stored):
             return stored.prompts
         return self.checked().record

@@ -18,8 +18,8 @@ _HEADER = "A CSV file begins with a header that names the column prompt, and eac
 _IDS = ("target_id", "foil_id")
 
 
-def read_csv(file: BufferedIOBase, name: str) -> Iterator[PromptRow | BadRow]:
-    """The rows of a CSV file; an empty cell of a field means that the field is not given.
+def read_csv(file: BufferedIOBase, name: str, first: int = 0) -> Iterator[PromptRow | BadRow]:
+    """The rows of a CSV file from number `first` on; an empty cell is a field that is not given.
 
     Raises:
         PromptSetError: no header that names `prompt`, or a quote that is never closed.
@@ -47,7 +47,9 @@ def read_csv(file: BufferedIOBase, name: str) -> Iterator[PromptRow | BadRow]:
             continue
         if not broken and len(cells) != len(header):
             broken = f"it has {len(cells)} cells, the header {len(header)}"
-        if broken:
+        if prompt_id < first:
+            pass
+        elif broken:
             yield BadRow(prompt_id, broken_at, broken)
         else:
             yield _row(dict(zip(header, cells, strict=True)), prompt_id, lines.place)

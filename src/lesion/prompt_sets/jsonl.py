@@ -9,17 +9,18 @@ from lesion.prompt_sets.lines import TOO_LONG, bad_byte, numbered_lines
 from lesion.prompt_sets.rows import NESTED, BadRow, PromptRow, row_of, shown, word_for
 
 
-def read_jsonl(file: BufferedIOBase, name: str) -> Iterator[PromptRow | BadRow]:
-    """The rows of a JSONL file; blank lines are none."""
+def read_jsonl(file: BufferedIOBase, name: str, first: int = 0) -> Iterator[PromptRow | BadRow]:
+    """The rows of a JSONL file from number `first` on; blank lines are none."""
     prompt_id = 0
     for number, offset, line in numbered_lines(file):
-        place = f"{name}:{number}"
-        if line is None:
-            yield BadRow(prompt_id, place, TOO_LONG)
-        elif not line or line.isspace():
+        if line is not None and (not line or line.isspace()):
             continue
-        else:
-            yield _row(line, prompt_id, place, offset)
+        if prompt_id >= first:
+            place = f"{name}:{number}"
+            if line is None:
+                yield BadRow(prompt_id, place, TOO_LONG)
+            else:
+                yield _row(line, prompt_id, place, offset)
         prompt_id += 1
 
 

@@ -17,15 +17,21 @@ _RULE = "A Parquet file of prompts has a column prompt of text, and each column 
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 
 
-def read_parquet(file: BufferedIOBase, name: str) -> Iterator[PromptRow | BadRow]:
-    """The rows of a Parquet file; a null means that the field is not given.
+def read_parquet(file: BufferedIOBase, name: str, first: int = 0) -> Iterator[PromptRow | BadRow]:
+    """The rows of a Parquet file from number `first` on; a null means that the field is not given.
 
     Raises:
         PromptSetError: not a Parquet file, without a column `prompt` of text, or damaged.
     """
     prompt_id = 0
     for batch in _batches(file, name):
+        if prompt_id + batch.num_rows <= first:
+            prompt_id += batch.num_rows
+            continue
         for values in _python_rows(batch):
+            if prompt_id < first:
+                prompt_id += 1
+                continue
             place = f"{name}:row {prompt_id + 1}"
             if isinstance(values, str):
                 yield BadRow(prompt_id, place, values)

@@ -21,7 +21,8 @@ from lesion.prompt_sets.values import row_of_value
 
 PACKAGED = Path(__file__).parent / "packaged"
 
-_READERS: dict[str, Callable[[BufferedIOBase, str], Iterator[PromptRow | BadRow]]] = {
+_Reader = Callable[[BufferedIOBase, str, int], Iterator[PromptRow | BadRow]]
+_READERS: dict[str, _Reader] = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
     ".csv": read_csv,
@@ -39,8 +40,10 @@ class PromptSet(abc.ABC):
     """How a run names it: the path as given, a packaged name, hf:…, or `prompts` for a list."""
 
     @abc.abstractmethod
-    def rows(self) -> Iterator[PromptRow | BadRow]:
-        """Its rows one after the other, in bounded memory.
+    def rows(self, first: int = 0) -> Iterator[PromptRow | BadRow]:
+        """Its rows one after the other, from number `first` on, in bounded memory.
+
+        Those before are passed over as quickly as may be: what is resumed begins behind them.
 
         Raises:
             PromptSetError: it cannot be read, or has no rows.
@@ -88,16 +91,16 @@ class FilePromptSet(PromptSet):
         # What is wrong with the whole file is found out now, before a model is loaded.
         next(self.rows())
 
-    def rows(self) -> Iterator[PromptRow | BadRow]:
+    def rows(self, first: int = 0) -> Iterator[PromptRow | BadRow]:
         self._check()
         row = None
         try:
             with self._path.open("rb") as file:
-                for row in self._read(file, self._place):
+                for row in self._read(file, self._place, first):
                     yield row
         except OSError as error:
             raise self._unreadable(error) from error
-        if row is None:
+        if row is None and first == 0:
             found = "it has no rows, only blank lines or a header"
             raise PromptSetError(self._asked, found, _ROWS, "Write one row a line")
 
@@ -129,7 +132,7 @@ class FilePromptSet(PromptSet):
             return
         raise PromptSetError(self._asked, found, rule, remedy)
 
-    def _reader(self) -> Callable[[BufferedIOBase, str], Iterator[PromptRow | BadRow]]:
+    def _reader(self) -> _Reader:
         suffix = self._path.suffix.lower()
         if suffix not in _READERS:
             found = f"its name ends with {suffix!r}" if suffix else "its name has no ending"
@@ -153,8 +156,8 @@ class ListPromptSet(PromptSet):
         if not self._rows:
             raise PromptSetError("prompts", "the list is empty", _ROWS, "Pass some prompts")
 
-    def rows(self) -> Iterator[PromptRow | BadRow]:
-        return iter(self._rows)
+    def rows(self, first: int = 0) -> Iterator[PromptRow | BadRow]:
+        return iter(self._rows[first:])
 
     def sha256(self) -> str:
         return _hash_of(self._rows)
@@ -167,10 +170,11 @@ class HubPromptSet(PromptSet):
         self.name = asked
         self._stream = stream(asked)
 
-    def rows(self) -> Iterator[PromptRow | BadRow]:
+    def rows(self, first: int = 0) -> Iterator[PromptRow | BadRow]:
         row = None
         for row in read_stream(self._stream, self.name):
-            yield row
+            if row.prompt_id >= first:
+                yield row
         if row is None:
             asked = f"prompts {self.name!r}"
             raise PromptSetError(asked, "it has no rows", _ROWS, "Choose another split")

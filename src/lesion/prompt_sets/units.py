@@ -24,8 +24,10 @@ def units_of(
     Unit u holds the rows u · size … (u + 1) · size − 1 of the first `limit`, whatever was measured
     before and by whom.
     """
-    rows = itertools.islice(prompts.rows(), limit)
-    for number in itertools.count():
+    begin = next(number for number in itertools.count() if number not in finished)
+    left = None if limit is None else max(0, limit - begin * size)
+    rows = itertools.islice(prompts.rows(begin * size), left)
+    for number in itertools.count(begin):
         part = tuple(itertools.islice(rows, size))
         if not part:
             return

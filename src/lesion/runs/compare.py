@@ -31,8 +31,8 @@ COLUMNS = ("selection", "fraction", "layer", "rows", "groups", "mean_one", "mean
 METRICS = tuple(
     field.name
     for field in SWEEP_SCHEMA
-    if (pa.types.is_floating(field.type) and field.name not in ("fraction", "clean_logit"))
-    or field.name == "target_rank"
+    if (pa.types.is_floating(field.type) and field.name != "fraction")
+    or field.name.endswith("target_rank")
 )
 CONFIDENCE = 0.95
 FEW_GROUPS = 20

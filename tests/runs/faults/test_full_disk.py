@@ -22,7 +22,7 @@ NEEDED = re.compile(
     [("12", "300", "4"), pytest.param(("8", "300", "1"), marks=pytest.mark.nightly)],
     ids=["push", "nightly"],
 )
-def test_file_systems_of_all_sizes(place, sizes):
+def test_file_systems_of_all_sizes(place, sizes, record_property):
     found = in_own_mounts("full", place, *sizes)
     assert len(found) >= 70
     full = 0
@@ -40,6 +40,7 @@ def test_file_systems_of_all_sizes(place, sizes):
         assert set(said["again"]["measured"]).isdisjoint(said["finished"])
         assert said["again"]["finished"] == list(range(UNITS))
         assert said["differs"] is None
+    record_property("sizes", len(found))
     assert full > 0.9 * len(found)
     assert max(len(said["finished"]) for said in found) > UNITS / 2
 

@@ -5,6 +5,7 @@ What was finished is not measured again, and nothing of the dead process stays b
 
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,11 @@ class Killing:
         self.stale += len(self.unfinished(run))
         counts.unlink(missing_ok=True)
         return ended
+
+    def tell(self, record: Callable[[str, object], None]) -> None:
+        """What was tried, for the table in docs/reliability.md."""
+        for name in ("kills", "studies", "stale"):
+            record(name, getattr(self, name))
 
     def unfinished(self, run: Path) -> list[Path]:
         return list((run / "tmp").glob("*"))
@@ -67,7 +73,7 @@ def killing(children, place, whole):
 @pytest.mark.parametrize(
     "kills", [300, pytest.param(3000, marks=pytest.mark.nightly)], ids=["push", "nightly"]
 )
-def test_at_random_moments_and_while_resuming(killing, kills):
+def test_at_random_moments_and_while_resuming(killing, kills, record_property):
     rng = random.Random(4)
     timed = [
         killing.children.run(
@@ -81,10 +87,11 @@ def test_at_random_moments_and_while_resuming(killing, kills):
     ]
     while killing.kills < kills:
         killing.at_random(rng, max(timed))
+    killing.tell(record_property)
     assert killing.stale > 0, "no write was cut off: nothing was there to be swept"
 
 
-def test_at_every_step(killing):
+def test_at_every_step(killing, record_property):
     """One more step each time, until the process comes to its end without being killed."""
     for last in range(1, 1000):
         run = killing.place / f"step-{last}"
@@ -93,12 +100,13 @@ def test_at_every_step(killing):
         if ended.returncode == 0:
             assert ended.answer == last - 1
             assert killing.kills == last - 1
+            killing.tell(record_property)
             return
     pytest.fail("it never came to its end")
 
 
 @pytest.mark.nightly
-def test_at_every_step_and_at_every_step_of_resuming(killing):
+def test_at_every_step_and_at_every_step_of_resuming(killing, record_property):
     """All pairs of steps."""
     for first in range(1, 1000):
         for second in range(1, 1000):
@@ -109,5 +117,6 @@ def test_at_every_step_and_at_every_step_of_resuming(killing):
             if whole_second:
                 break
         if whole_first:
+            killing.tell(record_property)
             return
     pytest.fail("it never came to its end")

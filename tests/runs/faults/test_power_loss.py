@@ -17,7 +17,7 @@ from fake_study import UNITS, conduct, remembering, result, study_manifest, usin
 from faulty_disks import Gone, Volatile, WithoutSync
 
 from lesion.runs.local_folder import LocalFolder
-from lesion.runs.store import read_unit
+from lesion.runs.store import commit_shard, read_unit
 
 STEPS = 100
 """About as many as a study has that nothing was done of."""
@@ -88,7 +88,7 @@ def outage(
 @pytest.mark.parametrize(
     "outages", [500, pytest.param(5000, marks=pytest.mark.nightly)], ids=["push", "nightly"]
 )
-def test_what_the_log_names_is_durable(place, whole, outages):
+def test_what_the_log_names_is_durable(place, whole, outages, record_property):
     struck = named = 0
     for number in itertools.count():
         found = outage(number, place, Volatile, times=1 + number % 2, ends=False)
@@ -100,11 +100,13 @@ def test_what_the_log_names_is_durable(place, whole, outages):
         named += found.named
         if struck >= outages:
             break
+    record_property("outages", struck)
+    record_property("units named", named)
     assert named > outages
 
 
 @pytest.mark.parametrize("ignored", [("sync", "sync_directory"), ("sync",), ("sync_directory",)])
-def test_without_syncing_named_units_are_lost(place, ignored):
+def test_without_syncing_named_units_are_lost(place, ignored, record_property):
     """The negative control: otherwise the test above would prove nothing."""
 
     def careless(base: Path) -> Volatile:
@@ -113,4 +115,61 @@ def test_without_syncing_named_units_are_lost(place, ignored):
     losing = [
         number for number in range(50) if outage(number, place, careless, times=1, ends=True).lost
     ]
+    record_property("losing of 50", len(losing))
     assert len(losing) >= 5
+
+
+@pytest.mark.parametrize("operation", ["put", "create", "record", "record_all", "move"])
+def test_what_returned_is_durable(place, operation):
+    """Each write of a folder on its own, against 20 losses."""
+    for number in range(20):
+        base, after = place / f"before-{number}", place / f"after-{number}"
+        base.mkdir()
+        folder, entry = LocalFolder(base / "run", disk := Volatile(base)), result(0).record(b"x")
+        folder.put("old", b"old")
+        match operation:
+            case "put":
+                folder.put("run.json", b"content")
+            case "create":
+                folder.create("shards/a", b"content")
+            case "record":
+                folder.record(entry)
+            case "record_all":
+                folder.record_all([entry])
+            case "move":
+                folder.move("old", "shards/new")
+        disk.lose_power(random.Random(number), after)
+        found = LocalFolder(after / "run")
+        assert found.sizes().keys() >= ({"old"} if operation != "move" else set())
+        match operation:
+            case "put":
+                assert found.read("run.json") == b"content"
+            case "create":
+                assert found.read("shards/a") == b"content"
+            case "move":
+                assert (found.read("shards/new"), found.sizes()) == (b"old", {})
+            case _:
+                assert found.records() == {0: entry}
+
+
+def test_the_shard_of_a_worker_that_died_is_durable_before_it_is_named(place):
+    """One worker dies at any step of its commit; another one measures the unit again."""
+    asked = study_manifest(UNITS)
+    for step in range(1, 20):
+        for number in range(5):
+            base, after = place / f"{step}-{number}", place / f"after-{step}-{number}"
+            base.mkdir()
+            disk = Volatile(base)
+            disk.stop_at(step)
+            with contextlib.suppress(Gone):
+                commit_shard(LocalFolder(base / "run", disk), result(0), asked)
+            if not disk.gone:
+                assert step > 8, "all steps were seen"
+                return
+            disk.stop_at(0)
+            folder = LocalFolder(base / "run", disk)
+            folder.record(commit_shard(folder, result(0), asked))
+            disk.lose_power(random.Random(number), after)
+            if (after / "run").exists():
+                assert lost_units(after / "run") == []
+    pytest.fail("it never came to its end")

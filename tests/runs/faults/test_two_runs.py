@@ -1,6 +1,5 @@
 """Two runs in one directory: one proceeds, the other ends at once and names the one."""
 
-import os
 import signal
 import socket
 import time
@@ -9,6 +8,8 @@ import pytest
 from fake_study import UNITS, conduct, measured, study_manifest, what_differs
 
 from lesion.errors import RunInUse
+from lesion.runs.disk import Disk
+from lesion.runs.local_folder import LocalFolder
 from lesion.runs.store import claim
 
 
@@ -75,11 +76,21 @@ def test_a_process_that_does_not_say_who_it_is_is_waited_for_a_moment(place):
 
 
 def test_a_lock_whose_name_is_gone_is_no_lock(place):
-    """Who let go took the name away: a file that was opened before is none that counts."""
+    """Who lets go takes the name away, perhaps just after another process opened the file."""
     run = place / "run"
-    with claim(run) as writer:
-        writer.begin(study_manifest(1))
-        opened = os.open(run / "run.lock", os.O_RDWR)
-    with claim(run), pytest.raises(RunInUse), claim(run):
-        pass
-    os.close(opened)
+    holders = [LocalFolder(run).lock()]
+
+    class Late(Disk):
+        """Opens the lock while it is held, and asks for it when it is not any more."""
+
+        def lock(self, file: int) -> None:
+            if holders:
+                holders.pop().release()
+            super().lock(file)
+
+    mine = LocalFolder(run, Late()).lock()
+    assert (run / "run.lock").exists(), "it holds the file that has the name"
+    with pytest.raises(RunInUse):
+        LocalFolder(run).lock()
+    mine.release()
+    LocalFolder(run).lock().release()

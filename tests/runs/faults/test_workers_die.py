@@ -21,7 +21,7 @@ from lesion.runs.workers import Workers
 
 if __name__ == "__main__":
     run, counts = sys.argv[1:]
-    conduct(run, 6, counts, way=Workers(FakeJob(counts, seconds=0.3), 2))
+    conduct(run, 6, counts, way=Workers(FakeJob(counts, seconds=5), 2))
 """
 
 
@@ -45,7 +45,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize(
     "deaths", [3, pytest.param(50, marks=pytest.mark.nightly)], ids=["push", "nightly"]
 )
-def test_a_unit_whose_worker_died_is_tried_again(place, whole, deaths):
+def test_a_unit_whose_worker_died_is_tried_again(place, whole, deaths, record_property):
     died = 0
     for number in range(deaths):
         if died >= deaths:
@@ -59,6 +59,7 @@ def test_a_unit_whose_worker_died_is_tried_again(place, whole, deaths):
         assert len(pids(counts)) == 2 + 3, "each that died was replaced"
         assert what_differs(run, whole) is None
         died += 3
+    record_property("deaths", died)
 
 
 def test_the_third_time_it_is_given_up_and_the_rest_stays(place, whole):
