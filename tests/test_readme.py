@@ -32,7 +32,7 @@ def test_the_commands_run(
     monkeypatch.chdir(tmp_path)
     lines = [line for block in code_blocks("") for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("lesion ")]
-    assert len(commands) == 4
+    assert len(commands) == 7
     for command in commands:
         if NEEDS_THE_HUB not in command:
             cli.main(command)

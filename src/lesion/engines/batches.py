@@ -109,7 +109,7 @@ def default_rows(model: LanguageModel, tokens: int, memory_bytes: int | None) ->
     Without `memory_bytes` what `default_memory` says.
     """
     if memory_bytes is None:
-        memory_bytes = default_memory(model)
+        memory_bytes = default_memory(model.device)
     block = max(model.blocks, key=lambda block: block.neurons)
     heads = getattr(model.config, "num_attention_heads", 1)
     # Per row: the block's input and output and what lies between, the MLP, attention scores.
@@ -118,13 +118,13 @@ def default_rows(model: LanguageModel, tokens: int, memory_bytes: int | None) ->
     return max(8, memory_bytes // (numbers * max(size, 4)) // 8 * 8)
 
 
-def default_memory(model: LanguageModel) -> int:
+def default_memory(device: torch.device) -> int:
     """Bytes for the rows of one pass: half a gibibyte on a CPU, an eighth of a GPU's memory.
 
     Of the whole memory, not of what is free now, so that the same machine always cuts alike.
     """
-    if model.device.type == "cuda":
-        return torch.cuda.get_device_properties(model.device).total_memory // _SHARE
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // _SHARE
     return min(_CPU_BYTES, _machine_bytes() // _SHARE)
 
 

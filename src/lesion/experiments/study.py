@@ -169,7 +169,9 @@ class Study:
         if self.engine == "packed":
             check_packed(self.model)
         threads = max(1, torch.get_num_threads() // max(1, workers))
-        memory = None if unproved_model(self.model) is not None else default_memory(self.model)
+        memory = (
+            None if unproved_model(self.model) is not None else default_memory(self.model.device)
+        )
         if stored is not None:
             threads, memory = stored.engine.threads, stored.engine.memory_bytes
         return Measuring(
@@ -212,9 +214,11 @@ class Study:
             question = question_of(
                 self.model, row, self.asking, tokenized(self.model, [row.prompt])[0]
             )
-            posed = pose(self.model, [question])[0]
-            check_posed(self.model, posed)
-            if self.engine == "packed" and question.source != "next":
+            asked_of_packed = self.engine == "packed" and isinstance(self.asking.position, int)
+            if question.source == "top" or asked_of_packed:
+                posed = pose(self.model, [question])[0]
+                check_posed(self.model, posed)
+            if asked_of_packed:
                 lesions = [cell.lesion for cell in cells_of(self.plan, self.model)[:1]]
                 check_packed(self.model, lesions, [posed.whole])
         if stored is not None and self._same_prompts(stored):
