@@ -216,7 +216,7 @@ class TestWholeOrNotAtAll:
 
 
 TOO_LARGE = """
-import sys
+import resource, sys
 sys.path.insert(0, sys.argv[1])
 from lesion.errors import RunNotWritable
 from lesion.runs.export import export
